@@ -322,9 +322,7 @@ fn structured(headers: &[(String, Vec<u8>)], body: &[u8]) -> Result<Envelope, Ma
     let bytes = match (data.data, data.data_base64) {
         (Some(_), Some(_)) => return Err(Malformed::Structured("it has both data and data_base64".to_owned())),
         (Some(json), None) => json.get().as_bytes().to_vec(),
-        (None, Some(text)) => {
-            BASE64_STANDARD.decode(text).map_err(|error| Malformed::Structured(error.to_string()))?
-        }
+        (None, Some(text)) => BASE64_STANDARD.decode(text).map_err(|error| Malformed::Structured(error.to_string()))?,
         (None, None) => Vec::new(),
     };
     // The transport's headers are newer than what the writer put into the body.

@@ -6,16 +6,21 @@ pub mod envelope;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod node;
 pub mod observer;
+pub mod participant;
+mod relay;
 pub mod retry;
+pub mod start;
 pub mod step;
 pub mod store;
 pub mod transport;
 
 pub use error::Error;
 pub use event::{Event, Never, Nothing};
+pub use participant::Participant;
 pub use saga_compensation::State;
-pub use step::{CompensateExternal, Compensate, External, Gate, Local, Step, StepContext, StepResult};
+pub use step::{Compensate, CompensateExternal, External, Gate, Local, Step, StepContext, StepResult};
 
 /// What the macros of this crate name; not for direct use.
 #[doc(hidden)]

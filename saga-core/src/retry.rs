@@ -137,6 +137,9 @@ mod tests {
     fn a_policy_describes_itself() {
         assert_eq!(Retry::default().describe(), "exponential 200ms..60s, forever");
         assert_eq!(Retry::never().describe(), "never");
-        assert_eq!(Retry::fixed(Duration::from_secs(1)).for_at_most(Duration::from_secs(9)).describe(), "fixed 1s, for at most 9s");
+        assert_eq!(
+            Retry::fixed(Duration::from_secs(1)).for_at_most(Duration::from_secs(9)).describe(),
+            "fixed 1s, for at most 9s"
+        );
     }
 }

@@ -440,7 +440,7 @@ impl Tx {
 }
 
 /// Table names begin with the participant's name, which is part of SQL text and so has a strict form.
-fn prefix(participant: &str) -> Result<String, Error> {
+pub(crate) fn prefix(participant: &str) -> Result<String, Error> {
     let good = participant.len() <= 30
         && participant.starts_with(|c: char| c.is_ascii_lowercase())
         && participant.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
