@@ -71,7 +71,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             ];
             report.run("lints", cargo(&clippy)).await?;
         }
-        let build = cargo(&["build", "--package", "saga-services", "--bins"]);
+        // All binaries, though tests start only those of the services: with one package alone cargo chooses other
+        // features for the dependencies, and would compile them and this workspace a second time.
+        let build = cargo(&["build", "--workspace", "--bins"]);
         report.run("build of the services", build).await
     };
     let ((kafka, postgres), built) = tokio::join!(servers, prepare);
@@ -212,7 +214,7 @@ impl Report {
     }
 
     fn summary(&self, required: bool) -> String {
-        let mut lines = vec![String::new(), "Ran:".to_owned()];
+        let mut lines = vec!["Ran:".to_owned()];
         for (name, passed, took) in &self.ran {
             let verdict = if *passed { "ok" } else { "FAILED" };
             lines.push(format!("  {verdict:<6} {name} ({} s)", took.as_secs()));
@@ -248,6 +250,8 @@ impl Report {
 
     fn close(&self) -> ExitCode {
         let required = everything_is_required();
+        eprintln!();
+        self.clock.say("done");
         eprintln!("{}", self.summary(required));
         if self.passed(required) {
             ExitCode::SUCCESS

@@ -79,6 +79,7 @@ impl std::error::Error for Missing {}
 ///
 /// Where nothing may be skipped: under `CI=true` and `SAGA_TEST_REQUIRE=1`.
 #[must_use]
+#[track_caller]
 pub fn require_kafka() -> Option<Kafka> {
     let address = variable(KAFKA_VARIABLE);
     address
@@ -92,6 +93,7 @@ pub fn require_kafka() -> Option<Kafka> {
 ///
 /// Where nothing may be skipped: under `CI=true` and `SAGA_TEST_REQUIRE=1`.
 #[must_use]
+#[track_caller]
 pub fn require_postgres() -> Option<Postgres> {
     let url = variable(POSTGRES_VARIABLE);
     url.map(Postgres::at)
@@ -107,6 +109,7 @@ pub fn everything_is_required() -> bool {
         .any(|value| value != "0" && value != "false")
 }
 
+#[track_caller]
 fn skip<T>(what: &str, name: &str) -> Option<T> {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");

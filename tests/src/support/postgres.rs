@@ -149,9 +149,9 @@ impl Postgres {
             .prefix("saga-postgres-")
             .tempdir()?;
         let owner = Owner::of_servers(scratch.path())?;
-        let folder = match binaries {
-            Binaries::Folder(folder) => folder,
-            Binaries::Archive(archive) => unpack(&archive, scratch.path()).await?,
+        let (folder, source) = match binaries {
+            Binaries::Folder(folder) => (folder, "this machine's binaries"),
+            Binaries::Archive(archive) => (unpack(&archive, scratch.path()).await?, "Maven"),
         };
         owner.give(scratch.path())?;
         let password = random_hex(16)?;
@@ -212,10 +212,10 @@ impl Postgres {
         let process = Some(Guarded::spawn(&mut server)?);
         let mut postgres = Self {
             process,
+            source,
             _data: Some(scratch),
             ..Self::at(url(&password, port))
         };
-        postgres.source = "this machine's binaries";
         match postgres.wait_until_ready().await {
             Ok(()) => Ok(postgres),
             Err(error) => {
