@@ -221,7 +221,8 @@ impl Report {
         }
         if self.not_run.is_empty() && self.missing.is_empty() {
             lines.push("Everything ran.".to_owned());
-        } else {
+        }
+        if !self.not_run.is_empty() {
             lines.push("NOT RUN:".to_owned());
             lines.extend(self.not_run.iter().map(|what| format!("  {what}")));
         }

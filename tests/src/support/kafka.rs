@@ -98,7 +98,10 @@ impl Kafka {
             progress(&format!("starting {IMAGE} with Docker"));
             match Self::start_container().await {
                 Ok(kafka) => return Ok(kafka),
-                Err(error) => tried.push(format!("Docker: {error}")),
+                Err(error) => {
+                    progress(&format!("{IMAGE} with Docker: {error}"));
+                    tried.push(format!("Docker: {error}"));
+                }
             }
         } else {
             tried.push("no Docker engine runs here".to_owned());

@@ -64,7 +64,10 @@ impl Postgres {
             progress(&format!("starting {IMAGE} with Docker"));
             match Self::start_container().await {
                 Ok(postgres) => return Ok(postgres),
-                Err(error) => tried.push(format!("Docker: {error}")),
+                Err(error) => {
+                    progress(&format!("{IMAGE} with Docker: {error}"));
+                    tried.push(format!("Docker: {error}"));
+                }
             }
         } else {
             tried.push("no Docker engine runs here".to_owned());
