@@ -25,6 +25,7 @@ mod guarded;
 mod kafka;
 mod maven;
 mod postgres;
+mod postgres_binaries;
 
 use std::env;
 use std::fmt;

