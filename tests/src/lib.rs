@@ -1,1 +1,3 @@
-//! x
+//! Scenarios and end-to-end tests, with the support that starts Kafka and PostgreSQL.
+
+pub mod support;
