@@ -1,3 +1,5 @@
 //! Scenarios and end-to-end tests, with the support that starts Kafka and PostgreSQL.
 
+pub mod scenario;
 pub mod support;
+pub mod world;
