@@ -278,7 +278,7 @@ async fn play(
         tokio::select! {
             biased;
             () = &mut shutdown => break,
-            Some(ended) = calls.join_next() => items.extend(answered(shared, ended)),
+            // Before the two that can be ready all the time: at most ten of these a second.
             _ = ticks.tick() => {
                 health.set(match source.status() {
                     SourceStatus::Ready(_) => None,
@@ -293,11 +293,18 @@ async fn play(
                     }
                 }
             }
+            Some(ended) = calls.join_next() => items.extend(answered(shared, ended)),
             deliveries = source.receive(limit), if room => items.extend(deliveries?.into_iter().map(Item::Delivery)),
         }
         while items.len() < limit.messages {
             let Some(ended) = calls.try_join_next() else { break };
             items.extend(answered(shared, ended));
+        }
+        // Whatever woke this round, deliveries that are queued go with it: answers alone must not starve them.
+        let rest = Limit { messages: limit.messages.saturating_sub(items.len()), ..limit };
+        if room && rest.messages > 0 && !items.iter().any(|item| matches!(item, Item::Delivery(_))) {
+            let queued = source.receive(rest).now_or_never();
+            items.extend(queued.transpose()?.into_iter().flatten().map(Item::Delivery));
         }
         consumed(shared, &items);
         if items.is_empty() {
