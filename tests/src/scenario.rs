@@ -26,7 +26,7 @@ pub async fn a_declined_payment_cancels_the_order(world: &mut impl World) -> Res
         &world.ended(saga).await?.to_string(),
         "\
 order    place-order      OrderPlaced
-payment  charge-customer  OrderPlaced     -> PaymentDeclined  rejected: the card was declined
+payment  charge-customer  OrderPlaced     -> PaymentDeclined  rejected: card declined
 order    place-order      PaymentDeclined -> OrderCancelled   compensated, cancelled
 ",
     )?;
