@@ -21,6 +21,7 @@ use crate::{
 use saga_compensation::State;
 
 mod postgres;
+mod schema;
 mod sqlite;
 
 /// An event's type beside its bytes.

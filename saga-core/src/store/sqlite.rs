@@ -1,86 +1,576 @@
-//! The tables on Sqlite.
-use super::*;
-use uuid::Uuid;
+//! The tables on SQLite.
+//!
+//! The invariant: one connection of this process writes, and each of its transactions is `BEGIN IMMEDIATE`, so whoever is
+//! inside one is alone with every saga, other processes included.
+//!
+//! Bulk writes are statements of 64, 32 .. 1 rows, so that a handful of prepared statements writes any number of rows and
+//! bytes are bound as bytes.
 
-/// x
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use sqlx::{
+    AssertSqlSafe, Executor, Sqlite as Lite, SqliteConnection, SqlitePool, Transaction,
+    sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use uuid::{Uuid, fmt::Hyphenated};
+
+use super::{
+    Changes, LedgerRow, OutboxRow, StartedRow, State, WorkRow,
+    schema::{self, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
+};
+use crate::{
+    error::Error,
+    id::{ReactionId, SagaId},
+};
+
+const MIGRATIONS: Migrations = &[(
+    1,
+    "
+    CREATE TABLE {p}_ledger (
+        saga TEXT NOT NULL, step TEXT NOT NULL, state TEXT NOT NULL,
+        trigger_id TEXT NOT NULL, trigger_type TEXT NOT NULL, trigger_body BLOB,
+        record_type TEXT, record_body BLOB, reply BLOB,
+        attempts INTEGER NOT NULL, rejecting INTEGER NOT NULL, ending TEXT,
+        traceparent TEXT, tracestate TEXT, hops INTEGER NOT NULL, changed_at INTEGER NOT NULL,
+        PRIMARY KEY (saga, step)
+    ) STRICT;
+    CREATE TABLE {p}_outbox (
+        id TEXT NOT NULL PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL,
+        created_at INTEGER NOT NULL, claimed_until INTEGER NOT NULL DEFAULT 0, refused TEXT
+    ) STRICT;
+    CREATE INDEX {p}_outbox_created_at ON {p}_outbox (created_at);
+    CREATE TABLE {p}_work (
+        id TEXT NOT NULL PRIMARY KEY, saga TEXT NOT NULL, step TEXT NOT NULL, direction TEXT NOT NULL, state TEXT NOT NULL,
+        seq INTEGER NOT NULL, log_topic TEXT NOT NULL, log_partition INTEGER NOT NULL, log_offset INTEGER NOT NULL,
+        key BLOB, headers TEXT NOT NULL, body BLOB NOT NULL,
+        due_at INTEGER, attempts INTEGER NOT NULL, lease_owner TEXT, failures TEXT NOT NULL,
+        since INTEGER NOT NULL, reason TEXT NOT NULL, blocks INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX {p}_work_saga ON {p}_work (saga);
+    CREATE TABLE {p}_started (
+        caller TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, saga TEXT NOT NULL, answer TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        PRIMARY KEY (caller, key)
+    ) STRICT;
+    ",
+)];
+
+/// How long another process may hold the file's write lock, and how long this process's writers may queue.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reads outside transactions are few: a sweeper, a timer, a person.
+const READERS: u32 = 4;
+
+/// The most rows of one statement. 64 rows of 19 columns are far below SQLite's bound of 32,766 parameters.
+const MOST_ROWS: usize = 64;
+
+/// A participant's tables in a SQLite file, or in memory.
 #[derive(Debug, Clone)]
-pub struct Sqlite;
-/// x
-#[derive(Debug)]
-pub struct Tx;
+pub struct Sqlite {
+    writer: SqlitePool,
+    /// The writer again where the database is in memory.
+    readers: SqlitePool,
+    prefix: Arc<str>,
+    sql: Arc<Statements>,
+}
 
-#[expect(clippy::todo, reason = "stub")]
-impl Sqlite {
-    pub(super) async fn connect(_url: &str, _prefix: String) -> Result<Self, Error> {
-        todo!()
+/// One transaction. Dropping it rolls back.
+#[derive(Debug)]
+pub struct Tx {
+    tx: Transaction<'static, Lite>,
+    sql: Arc<Statements>,
+    /// A write failed. SQLite undoes the statement only, so what came before it must never be committed.
+    failed: bool,
+}
+
+/// One statement for each number of rows: 64, 32 .. 1.
+#[derive(Debug)]
+struct Bulk(Vec<(usize, Arc<str>)>);
+
+impl Bulk {
+    /// `{rows}` in the template stands for the tuples of parameters.
+    fn new(prefix: &str, columns: usize, template: &str) -> Self {
+        let tuple = format!("({})", vec!["?"; columns].join(", "));
+        let sizes = std::iter::successors(Some(MOST_ROWS), |size| Some(size / 2).filter(|half| *half > 0));
+        Self(
+            sizes
+                .map(|size| {
+                    let rows = vec![tuple.as_str(); size].join(", ");
+                    (size, schema::sql(prefix, &template.replace("{rows}", &rows)))
+                })
+                .collect(),
+        )
     }
-    pub(super) async fn migrate(&self) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn begin(&self) -> Result<Tx, Error> {
-        todo!()
-    }
-    pub(super) async fn outbox_delete(&self, _rows: &[Uuid]) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn outbox_claim(
+
+    /// Runs the statements that together have all the rows, and returns how many rows they touched.
+    async fn execute<R>(
         &self,
-        _now: i64,
-        _before: i64,
-        _until: i64,
-        _limit: u32,
-    ) -> Result<Vec<OutboxRow>, Error> {
-        todo!()
-    }
-    pub(super) async fn outbox_len(&self) -> Result<u64, Error> {
-        todo!()
-    }
-    pub(super) async fn outbox_refuse(&self, _row: Uuid, _reason: &str) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn work_due(&self, _now: i64, _limit: u32) -> Result<Vec<(ReactionId, SagaId)>, Error> {
-        todo!()
-    }
-    pub(super) async fn work_next_due(&self) -> Result<Option<i64>, Error> {
-        todo!()
-    }
-    pub(super) async fn work(&self, _limit: u32) -> Result<Vec<WorkRow>, Error> {
-        todo!()
-    }
-    pub(super) async fn release_leases(&self, _owner: Uuid, _now: i64) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn ledger(&self, _saga: SagaId) -> Result<Vec<LedgerRow>, Error> {
-        todo!()
-    }
-    pub(super) async fn ledger_steps(&self) -> Result<Vec<String>, Error> {
-        todo!()
-    }
-    pub(super) async fn check(&self) -> Result<(), Error> {
-        todo!()
+        conn: &mut SqliteConnection,
+        mut rows: &[R],
+        bind: impl for<'q> Fn(Query<'q>, &R) -> Query<'q>,
+    ) -> Result<u64, sqlx::Error> {
+        let mut touched = 0;
+        for (size, sql) in &self.0 {
+            while let Some((now, later)) = rows.split_at_checked(*size) {
+                let query = now.iter().fold(sqlx::query(safe(sql)), &bind);
+                touched += query.execute(&mut *conn).await?.rows_affected();
+                rows = later;
+            }
+        }
+        Ok(touched)
     }
 }
-#[expect(clippy::todo, reason = "stub")]
+
+/// Every statement that names a table, written out once.
+#[derive(Debug)]
+struct Statements {
+    meta: Arc<str>,
+    meta_create: Arc<str>,
+    meta_version: Arc<str>,
+    meta_insert: Arc<str>,
+    outbox_delete: Arc<str>,
+    outbox_claim: Arc<str>,
+    outbox_len: Arc<str>,
+    outbox_refuse: Arc<str>,
+    outbox_insert: Bulk,
+    work_due: Arc<str>,
+    work_next_due: Arc<str>,
+    work: Arc<str>,
+    work_of: Arc<str>,
+    work_upsert: Bulk,
+    work_delete: Arc<str>,
+    release_leases: Arc<str>,
+    ledger: Arc<str>,
+    ledger_of: Arc<str>,
+    ledger_steps: Arc<str>,
+    ledger_insert: Bulk,
+    ledger_update: Bulk,
+    started: Arc<str>,
+    started_insert: Arc<str>,
+}
+
+impl Statements {
+    fn new(prefix: &str) -> Self {
+        let sql = |template: &str| schema::sql(prefix, template);
+        let ledger = schema::LEDGER.join(", ");
+        let work = schema::WORK.join(", ");
+        let outbox = schema::OUTBOX.join(", ");
+        Self {
+            meta: sql("{p}_meta"),
+            meta_create: sql("CREATE TABLE IF NOT EXISTS {p}_meta (version INTEGER PRIMARY KEY) STRICT"),
+            meta_version: sql("SELECT coalesce(max(version), 0) FROM {p}_meta"),
+            meta_insert: sql("INSERT INTO {p}_meta (version) VALUES ($1)"),
+            outbox_delete: sql("DELETE FROM {p}_outbox WHERE id IN (SELECT value FROM json_each($1))"),
+            outbox_claim: sql(&format!(
+                "UPDATE {{p}}_outbox SET claimed_until = $3 WHERE id IN (SELECT id FROM {{p}}_outbox \
+                 WHERE created_at < $2 AND claimed_until <= $1 AND refused IS NULL \
+                 ORDER BY created_at, id LIMIT $4) RETURNING {outbox}"
+            )),
+            outbox_len: sql("SELECT count(*) FROM {p}_outbox"),
+            outbox_refuse: sql("UPDATE {p}_outbox SET refused = $2 WHERE id = $1"),
+            outbox_insert: Bulk::new(
+                prefix,
+                schema::OUTBOX.len(),
+                &format!("INSERT INTO {{p}}_outbox ({outbox}) VALUES {{rows}}"),
+            ),
+            work_due: sql("SELECT id, saga FROM {p}_work WHERE due_at <= $1 ORDER BY due_at, id LIMIT $2"),
+            work_next_due: sql("SELECT min(due_at) FROM {p}_work WHERE due_at IS NOT NULL"),
+            work: sql(&format!("SELECT {work} FROM {{p}}_work ORDER BY saga, seq, id LIMIT $1")),
+            work_of: sql(&format!(
+                "SELECT {work} FROM {{p}}_work WHERE saga IN (SELECT value FROM json_each($1)) ORDER BY saga, seq, id"
+            )),
+            work_upsert: Bulk::new(
+                prefix,
+                schema::WORK.len(),
+                &format!(
+                    "INSERT INTO {{p}}_work ({work}) VALUES {{rows}} ON CONFLICT (id) DO UPDATE SET {}",
+                    schema::assignments(&schema::WORK[1..], "excluded")
+                ),
+            ),
+            work_delete: sql("DELETE FROM {p}_work WHERE id IN (SELECT value FROM json_each($1))"),
+            release_leases: sql(
+                "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
+            ),
+            ledger: sql(&format!("SELECT {ledger} FROM {{p}}_ledger WHERE saga = $1 ORDER BY step")),
+            ledger_of: sql(&format!(
+                "SELECT {ledger} FROM {{p}}_ledger WHERE saga IN (SELECT value FROM json_each($1)) ORDER BY saga, step"
+            )),
+            ledger_steps: sql("SELECT DISTINCT step FROM {p}_ledger ORDER BY step"),
+            ledger_insert: Bulk::new(
+                prefix,
+                schema::LEDGER.len(),
+                &format!("INSERT INTO {{p}}_ledger ({ledger}) VALUES {{rows}}"),
+            ),
+            ledger_update: Bulk::new(
+                prefix,
+                schema::LEDGER.len() + 1,
+                &format!(
+                    "WITH c ({ledger}, expected) AS (VALUES {{rows}}) UPDATE {{p}}_ledger AS l SET {} FROM c \
+                     WHERE l.saga = c.saga AND l.step = c.step AND l.state = c.expected",
+                    schema::assignments(&schema::LEDGER[2..], "c")
+                ),
+            ),
+            started: sql(
+                "SELECT caller, key, fingerprint, saga, answer, created_at FROM {p}_started WHERE caller = $1 AND key = $2",
+            ),
+            started_insert: sql(
+                "INSERT INTO {p}_started (caller, key, fingerprint, saga, answer, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+            ),
+        }
+    }
+}
+
+/// A statement of [`Statements`]: the prefix in it was checked, everything else in it is a constant of this file.
+fn safe(sql: &Arc<str>) -> AssertSqlSafe<Arc<str>> {
+    AssertSqlSafe(Arc::clone(sql))
+}
+
+impl Sqlite {
+    pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(Error::database("reading its URL"))?
+            .create_if_missing(true)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(PATIENCE);
+        // Never recycled: in memory, the connection is the database.
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(PATIENCE)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false);
+        let one = pool.clone().max_connections(1);
+        let (writer, readers) = if url.contains(":memory:") || url.contains("mode=memory") {
+            let only = one.connect_with(options).await.map_err(Error::database("connecting"))?;
+            (only.clone(), only)
+        } else {
+            let writer = one
+                .connect_with(options.clone().journal_mode(SqliteJournalMode::Wal))
+                .await
+                .map_err(Error::database("connecting"))?;
+            (writer, pool.max_connections(READERS).connect_lazy_with(options.pragma("query_only", "on")))
+        };
+        Ok(Self { writer, readers, sql: Arc::new(Statements::new(&prefix)), prefix: prefix.into() })
+    }
+
+    pub(super) async fn migrate(&self) -> Result<(), Error> {
+        let found = self.run_migrations().await.map_err(Error::database("migrating"))?;
+        if found > schema::newest(MIGRATIONS) {
+            return Err(schema::wrong_version(&self.prefix, found, MIGRATIONS));
+        }
+        Ok(())
+    }
+
+    /// Returns the version that it found.
+    async fn run_migrations(&self) -> Result<i64, sqlx::Error> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(safe(&self.sql.meta_create)).execute(&mut *tx).await?;
+        let found: i64 = sqlx::query_scalar(safe(&self.sql.meta_version)).fetch_one(&mut *tx).await?;
+        for (version, template) in MIGRATIONS.iter().filter(|(version, _)| *version > found) {
+            tx.execute(sqlx::raw_sql(safe(&schema::sql(&self.prefix, template)))).await?;
+            sqlx::query(safe(&self.sql.meta_insert)).bind(version).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(found)
+    }
+
+    pub(super) async fn begin(&self) -> Result<Tx, Error> {
+        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(Error::database("beginning a transaction"))?;
+        Ok(Tx { tx, sql: Arc::clone(&self.sql), failed: false })
+    }
+
+    pub(super) async fn outbox_delete(&self, rows: &[Uuid]) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(safe(&self.sql.outbox_delete))
+            .bind(serde_json::to_string(rows)?)
+            .execute(&self.writer)
+            .await
+            .map_err(Error::database("deleting published outbox rows"))?;
+        Ok(())
+    }
+
+    pub(super) async fn outbox_claim(
+        &self,
+        now: i64,
+        before: i64,
+        until: i64,
+        limit: u32,
+    ) -> Result<Vec<OutboxRow>, Error> {
+        let cells: Vec<OutboxCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.outbox_claim))
+            .bind(now)
+            .bind(before)
+            .bind(until)
+            .bind(i64::from(limit))
+            .fetch_all(&self.writer)
+            .await
+            .map_err(Error::database("claiming outbox rows"))?;
+        Ok(schema::oldest_first(schema::rows(cells)?))
+    }
+
+    pub(super) async fn outbox_len(&self) -> Result<u64, Error> {
+        let count: i64 = sqlx::query_scalar(safe(&self.sql.outbox_len))
+            .fetch_one(&self.readers)
+            .await
+            .map_err(Error::database("counting the outbox"))?;
+        Ok(count.unsigned_abs())
+    }
+
+    pub(super) async fn outbox_refuse(&self, row: Uuid, reason: &str) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.outbox_refuse))
+            .bind(row.hyphenated())
+            .bind(reason)
+            .execute(&self.writer)
+            .await
+            .map_err(Error::database("marking a refused outbox row"))?;
+        Ok(())
+    }
+
+    pub(super) async fn work_due(&self, now: i64, limit: u32) -> Result<Vec<(ReactionId, SagaId)>, Error> {
+        let rows: Vec<(Hyphenated, Hyphenated)> = sqlx::query_as(safe(&self.sql.work_due))
+            .bind(now)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("looking for due work"))?;
+        Ok(rows.into_iter().map(|(id, saga)| (ReactionId(id.into()), SagaId(saga.into()))).collect())
+    }
+
+    pub(super) async fn work_next_due(&self) -> Result<Option<i64>, Error> {
+        sqlx::query_scalar(safe(&self.sql.work_next_due))
+            .fetch_one(&self.readers)
+            .await
+            .map_err(Error::database("looking for the next due work"))
+    }
+
+    pub(super) async fn work(&self, limit: u32) -> Result<Vec<WorkRow>, Error> {
+        let cells: Vec<WorkCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.work))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("listing work"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.release_leases))
+            .bind(owner.hyphenated())
+            .bind(now)
+            .execute(&self.writer)
+            .await
+            .map_err(Error::database("releasing leases"))?;
+        Ok(())
+    }
+
+    pub(super) async fn ledger(&self, saga: SagaId) -> Result<Vec<LedgerRow>, Error> {
+        let cells: Vec<LedgerCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.ledger))
+            .bind(saga.0.hyphenated())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("reading the ledger"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn ledger_steps(&self) -> Result<Vec<String>, Error> {
+        sqlx::query_scalar(safe(&self.sql.ledger_steps))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("reading the ledger's step names"))
+    }
+
+    pub(super) async fn check(&self) -> Result<(), Error> {
+        let found = self.version().await.map_err(Error::database("reading the version of the tables"))?;
+        if found == schema::newest(MIGRATIONS) {
+            Ok(())
+        } else {
+            Err(schema::wrong_version(&self.prefix, found, MIGRATIONS))
+        }
+    }
+
+    async fn version(&self) -> Result<i64, sqlx::Error> {
+        let there: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = $1)")
+                .bind(&*self.sql.meta)
+                .fetch_one(&self.readers)
+                .await?;
+        if !there {
+            return Ok(0);
+        }
+        sqlx::query_scalar(safe(&self.sql.meta_version)).fetch_one(&self.readers).await
+    }
+}
+
 impl Tx {
+    /// Nothing to do: `BEGIN IMMEDIATE` has locked every saga.
+    #[expect(clippy::unused_async, reason = "the same signature on both engines")]
     pub(super) async fn lock(&mut self, _sagas: &[SagaId]) -> Result<(), Error> {
-        todo!()
+        Ok(())
     }
-    pub(super) async fn read(&mut self, _sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
-        todo!()
+
+    pub(super) async fn read(&mut self, sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
+        let sagas = serde_json::to_string(sagas)?;
+        let ledger: Vec<LedgerCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.ledger_of))
+            .bind(&sagas)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(Error::database("reading the ledger"))?;
+        let work: Vec<WorkCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.work_of))
+            .bind(&sagas)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(Error::database("reading waiting work"))?;
+        Ok((schema::rows(ledger)?, schema::rows(work)?))
     }
-    pub(super) async fn write(&mut self, _changes: &Changes) -> Result<(), Error> {
-        todo!()
+
+    pub(super) async fn write(&mut self, changes: &Changes) -> Result<(), Error> {
+        // Before the first statement: a caller that drops this future half-way must not commit half of it either.
+        let failed = std::mem::replace(&mut self.failed, true);
+        self.write_ledger(changes).await?;
+        let rows = changes
+            .outbox
+            .iter()
+            .map(|row| Ok((row, serde_json::to_string(&row.message.headers)?)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        self.sql
+            .outbox_insert
+            .execute(&mut self.tx, &rows, |query, (row, headers)| {
+                query
+                    .bind(row.id.hyphenated())
+                    .bind(row.message.topic.clone())
+                    .bind(row.message.key.clone())
+                    .bind(headers.clone())
+                    .bind(row.message.body.clone())
+                    .bind(row.created_at)
+            })
+            .await
+            .map_err(Error::database("writing outbox rows"))?;
+        self.write_work(changes).await?;
+        self.failed = failed;
+        Ok(())
     }
-    pub(super) async fn started(&mut self, _caller: &str, _key: &str) -> Result<Option<StartedRow>, Error> {
-        todo!()
+
+    async fn write_ledger(&mut self, changes: &Changes) -> Result<(), Error> {
+        self.sql
+            .ledger_insert
+            .execute(&mut self.tx, &changes.ledger_inserts, bind_ledger)
+            .await
+            .map_err(Error::database("inserting ledger rows"))?;
+        let count = self
+            .sql
+            .ledger_update
+            .execute(&mut self.tx, &changes.ledger_updates, |query, (expected, row)| {
+                bind_ledger(query, row).bind(State::as_str(*expected))
+            })
+            .await
+            .map_err(Error::database("updating ledger rows"))?;
+        let expected = changes.ledger_updates.len() as u64;
+        if count == expected { Ok(()) } else { Err(Error::Transition { expected, count }) }
     }
-    pub(super) async fn insert_started(&mut self, _row: &StartedRow) -> Result<(), Error> {
-        todo!()
+
+    /// Deletes before it writes: of a row that is in both lists the waiting one stays, because work is never dropped.
+    async fn write_work(&mut self, changes: &Changes) -> Result<(), Error> {
+        if !changes.work_done.is_empty() {
+            sqlx::query(safe(&self.sql.work_delete))
+                .bind(serde_json::to_string(&changes.work_done)?)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(Error::database("deleting settled work"))?;
+        }
+        let rows = schema::last_of_each(&changes.work)
+            .into_iter()
+            .map(|row| {
+                Ok((row, schema::raw_headers_text(&row.delivery.headers)?, serde_json::to_string(&row.failures)?))
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        self.sql
+            .work_upsert
+            .execute(&mut self.tx, &rows, |query, (row, headers, failures)| {
+                query
+                    .bind(row.id.0.hyphenated())
+                    .bind(row.saga.0.hyphenated())
+                    .bind(row.step.clone())
+                    .bind(row.direction.as_str())
+                    .bind(row.state.as_str())
+                    .bind(row.seq)
+                    .bind(row.delivery.topic.to_string())
+                    .bind(row.delivery.partition)
+                    .bind(row.delivery.offset)
+                    .bind(row.delivery.key.clone())
+                    .bind(headers.clone())
+                    .bind(row.delivery.body.clone())
+                    .bind(row.due_at)
+                    .bind(i64::from(row.attempts))
+                    .bind(row.lease_owner.map(Uuid::hyphenated))
+                    .bind(failures.clone())
+                    .bind(row.since)
+                    .bind(row.reason.clone())
+                    .bind(row.blocks)
+            })
+            .await
+            .map_err(Error::database("writing work rows"))?;
+        Ok(())
     }
+
+    /// The transaction is alone already, so this only looks.
+    pub(super) async fn started(&mut self, caller: &str, key: &str) -> Result<Option<StartedRow>, Error> {
+        let cells: Option<StartedCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.started))
+            .bind(caller)
+            .bind(key)
+            .fetch_optional(&mut *self.tx)
+            .await
+            .map_err(Error::database("looking for an earlier start"))?;
+        Ok(cells.map(Into::into))
+    }
+
+    pub(super) async fn insert_started(&mut self, row: &StartedRow) -> Result<(), Error> {
+        let failed = std::mem::replace(&mut self.failed, true);
+        sqlx::query(safe(&self.sql.started_insert))
+            .bind(&row.caller)
+            .bind(&row.key)
+            .bind(&row.fingerprint)
+            .bind(row.saga.0.hyphenated())
+            .bind(&row.answer)
+            .bind(row.created_at)
+            .execute(&mut *self.tx)
+            .await
+            .map_err(Error::database("remembering a start"))?;
+        self.failed = failed;
+        Ok(())
+    }
+
     pub(super) fn conn(&mut self) -> &mut SqliteConnection {
-        todo!()
+        &mut self.tx
     }
+
     pub(super) async fn commit(self) -> Result<(), Error> {
-        todo!()
+        if self.failed {
+            // Dropped here, and so rolled back.
+            return Err(schema::failed_before());
+        }
+        self.tx.commit().await.map_err(Error::database("committing"))
     }
+}
+
+type Query<'q> = sqlx::query::Query<'q, Lite, SqliteArguments>;
+
+/// One row's cells, in the order of [`schema::LEDGER`].
+fn bind_ledger<'q>(query: Query<'q>, row: &LedgerRow) -> Query<'q> {
+    query
+        .bind(row.saga.0.hyphenated())
+        .bind(row.step.clone())
+        .bind(State::as_str(row.state))
+        .bind(row.trigger.0.clone())
+        .bind(row.trigger_type.clone())
+        .bind(row.trigger_body.clone())
+        .bind(row.record.as_ref().map(|record| record.event_type.clone()))
+        .bind(row.record.as_ref().map(|record| record.body.clone()))
+        .bind(row.reply.clone())
+        .bind(i64::from(row.attempts))
+        .bind(row.rejecting)
+        .bind(row.ending.map(crate::event::Ending::as_str))
+        .bind(row.trace.traceparent.clone())
+        .bind(row.trace.tracestate.clone())
+        .bind(i64::from(row.hops))
+        .bind(row.changed_at)
 }
