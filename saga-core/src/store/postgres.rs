@@ -1,7 +1,3 @@
-<<<<<<< HEAD
-//! The tables on Postgres.
-use super::*;
-=======
 //! The tables on PostgreSQL.
 //!
 //! The invariant: a saga is locked by an advisory lock of its transaction, and what the transaction then reads is a statement
@@ -13,7 +9,6 @@ use sqlx::{
     AssertSqlSafe, Connection, PgConnection, PgPool, Postgres as Pg, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
->>>>>>> stores
 use uuid::Uuid;
 
 use super::{
@@ -193,55 +188,6 @@ fn safe(sql: &Arc<str>) -> AssertSqlSafe<Arc<str>> {
 }
 
 impl Postgres {
-<<<<<<< HEAD
-    pub(super) async fn connect(_url: &str, _prefix: String) -> Result<Self, Error> {
-        todo!()
-    }
-    pub(super) async fn migrate(&self) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn begin(&self) -> Result<Tx, Error> {
-        todo!()
-    }
-    pub(super) async fn outbox_delete(&self, _rows: &[Uuid]) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn outbox_claim(
-        &self,
-        _now: i64,
-        _before: i64,
-        _until: i64,
-        _limit: u32,
-    ) -> Result<Vec<OutboxRow>, Error> {
-        todo!()
-    }
-    pub(super) async fn outbox_len(&self) -> Result<u64, Error> {
-        todo!()
-    }
-    pub(super) async fn outbox_refuse(&self, _row: Uuid, _reason: &str) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn work_due(&self, _now: i64, _limit: u32) -> Result<Vec<(ReactionId, SagaId)>, Error> {
-        todo!()
-    }
-    pub(super) async fn work_next_due(&self) -> Result<Option<i64>, Error> {
-        todo!()
-    }
-    pub(super) async fn work(&self, _limit: u32) -> Result<Vec<WorkRow>, Error> {
-        todo!()
-    }
-    pub(super) async fn release_leases(&self, _owner: Uuid, _now: i64) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn ledger(&self, _saga: SagaId) -> Result<Vec<LedgerRow>, Error> {
-        todo!()
-    }
-    pub(super) async fn ledger_steps(&self) -> Result<Vec<String>, Error> {
-        todo!()
-    }
-    pub(super) async fn check(&self) -> Result<(), Error> {
-        todo!()
-=======
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url).map_err(Error::database("reading its URL"))?.options(SETTINGS);
         let pool = PgPoolOptions::new()
@@ -418,34 +364,10 @@ impl Postgres {
             return Ok(0);
         }
         sqlx::query_scalar(safe(&self.sql.meta_version)).fetch_one(&self.pool).await
->>>>>>> stores
     }
 }
 
 impl Tx {
-<<<<<<< HEAD
-    pub(super) async fn lock(&mut self, _sagas: &[SagaId]) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn read(&mut self, _sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
-        todo!()
-    }
-    pub(super) async fn write(&mut self, _changes: &Changes) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) async fn started(&mut self, _caller: &str, _key: &str) -> Result<Option<StartedRow>, Error> {
-        todo!()
-    }
-    pub(super) async fn insert_started(&mut self, _row: &StartedRow) -> Result<(), Error> {
-        todo!()
-    }
-    pub(super) fn conn(&mut self) -> &mut PgConnection {
-        todo!()
-    }
-    pub(super) async fn commit(self) -> Result<(), Error> {
-        todo!()
-    }
-=======
     pub(super) async fn lock(&mut self, sagas: &[SagaId]) -> Result<(), Error> {
         // Everybody takes the keys in this order, so nobody waits in a circle.
         let keys: BTreeSet<i64> =
@@ -643,5 +565,4 @@ fn each<'r, R, T>(rows: &'r [R], cell: impl Fn(&'r R) -> T) -> Vec<T> {
 fn lock_key(parts: &[&[u8]]) -> i64 {
     let (bits, _) = Uuid::new_v5(&LOCKS, &parts.join(&0xff)).as_u64_pair();
     i64::from_ne_bytes(bits.to_ne_bytes())
->>>>>>> stores
 }
