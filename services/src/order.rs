@@ -1,0 +1,135 @@
+//! The order service: starts a saga when an order is placed, and says how it ended.
+//!
+//! | step | on | emits | compensated on |
+//! |---|---|---|---|
+//! | `place-order` | HTTP | [`OrderPlaced`] | [`PaymentDeclined`], [`PaymentRefunded`] → [`OrderCancelled`] |
+//! | `complete-order` | [`ShipmentScheduled`] | [`OrderCompleted`] | |
+
+use saga_core::{
+    Compensate, Local, Never, Participant, Step, StepContext, StepResult,
+    clock::Clock,
+    one_of,
+    start::{StartError, StartKey, Started, Starter},
+    step::MustSucceed,
+};
+
+use crate::events::{OrderCancelled, OrderCompleted, OrderPlaced, PaymentDeclined, PaymentRefunded, ShipmentScheduled};
+
+/// The cast of the order service.
+pub fn participant() -> Participant {
+    Participant::new("order").start(PlaceOrder).step(CompleteOrder)
+}
+
+/// Its own table; `state` is placed, completed or cancelled.
+pub const SCHEMA: &[&str] = &["CREATE TABLE IF NOT EXISTS orders (
+        id TEXT PRIMARY KEY, saga TEXT NOT NULL, customer TEXT NOT NULL, item TEXT NOT NULL, quantity BIGINT NOT NULL,
+        cents BIGINT NOT NULL, state TEXT NOT NULL, reason TEXT, placed_at BIGINT NOT NULL)"];
+
+one_of! {
+    /// Why an order cannot go on: there is no money for it, or no longer.
+    #[derive(Debug)]
+    pub enum NotPaid { PaymentDeclined, PaymentRefunded }
+}
+
+impl NotPaid {
+    fn into_parts(self) -> (String, String) {
+        match self {
+            Self::PaymentDeclined(no) => (no.order, no.reason),
+            Self::PaymentRefunded(no) => (no.order, no.reason),
+        }
+    }
+}
+
+/// Starts the saga; taken back when the order is not paid.
+#[derive(Debug)]
+pub struct PlaceOrder;
+
+impl Step for PlaceOrder {
+    const NAME: &'static str = "place-order";
+    type On = Never;
+    type Emits = OrderPlaced;
+    type Rejects = Never;
+    type CompensatedOn = NotPaid;
+}
+
+/// An order that nobody has placed yet. Checked by whoever made it.
+#[derive(Debug, Clone)]
+pub struct NewOrder {
+    /// Who pays.
+    pub customer: String,
+    /// What.
+    pub item: String,
+    /// How many.
+    pub quantity: i64,
+    /// The price of all of them.
+    pub cents: i64,
+}
+
+/// Places an order and starts its saga, once per `key`. The answer is the order's id.
+pub async fn place(starter: &Starter, key: StartKey<'_>, new: NewOrder) -> Result<Started<String>, StartError> {
+    starter
+        .start::<PlaceOrder, _, _>(key, async move |saga, cx: &mut StepContext<'_>| {
+            let NewOrder { customer, item, quantity, cents } = new;
+            let order = Clock::system().time_ordered_uuid().to_string();
+            cx.execute(
+                "INSERT INTO orders (id, saga, customer, item, quantity, cents, state, placed_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, 'placed', $7)",
+                (order.clone(), saga.to_string(), customer.clone(), item.clone(), quantity, cents, cx.now()),
+            )
+            .await?;
+            Ok((OrderPlaced { order: order.clone(), customer, item, quantity, cents }, order))
+        })
+        .await
+}
+
+impl Compensate for PlaceOrder {
+    type Compensated = OrderCancelled;
+
+    async fn compensate(&self, _: OrderPlaced, why: NotPaid, cx: &mut StepContext<'_>) -> MustSucceed<OrderCancelled> {
+        let (order, reason) = why.into_parts();
+        cx.execute("UPDATE orders SET state = 'cancelled', reason = $1 WHERE id = $2", (reason.clone(), order.clone()))
+            .await?;
+        Ok(OrderCancelled { order, reason })
+    }
+
+    /// A start is in the ledger before anybody hears of it, so this answers for a ledger that was lost: there is no order to
+    /// cancel, but the saga still needs its ending.
+    async fn nothing_done(&self, why: NotPaid, _: &mut StepContext<'_>) -> MustSucceed<OrderCancelled> {
+        let (order, reason) = why.into_parts();
+        Ok(OrderCancelled { order, reason })
+    }
+}
+
+/// Closes the saga: the goods are on their way.
+#[derive(Debug)]
+pub struct CompleteOrder;
+
+impl Step for CompleteOrder {
+    const NAME: &'static str = "complete-order";
+    type On = ShipmentScheduled;
+    type Emits = OrderCompleted;
+    type Rejects = Never;
+    type CompensatedOn = Never;
+}
+
+impl Local for CompleteOrder {
+    async fn run(&self, shipped: ShipmentScheduled, cx: &mut StepContext<'_>) -> StepResult<Self> {
+        cx.execute("UPDATE orders SET state = 'completed' WHERE id = $1", (shipped.order.clone(),)).await?;
+        Ok(OrderCompleted { order: shipped.order })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_order_service_declares_both_endings_and_hears_payment_and_shipping() {
+        let order = super::participant();
+        order.check().unwrap();
+        assert_eq!(order.listens_to(), ["payment", "shipping"]);
+        assert_eq!(order.publishes_on(), ["order"]);
+        let mut endings: Vec<_> =
+            order.contracts().iter().flat_map(|c| c.published().filter_map(|e| e.ending).collect::<Vec<_>>()).collect();
+        endings.sort_by_key(|ending| ending.as_str());
+        assert_eq!(endings.iter().map(|e| e.as_str()).collect::<Vec<_>>(), ["cancelled", "completed"]);
+    }
+}

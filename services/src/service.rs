@@ -1,0 +1,488 @@
+//! The shell around a participant: options, connections, health, signals.
+//!
+//! The invariant: a service that runs has tables and topics that somebody made on purpose (`migrate`), and stops within five
+//! seconds of being told to.
+
+use std::{
+    fmt,
+    future::Future,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use axum::{Router, http::StatusCode, routing::get};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use saga_core::{
+    Participant,
+    id::SagaId,
+    node::{Health, Node},
+    participant::Contract,
+    start::Starter,
+    store::Store,
+};
+use serde::Serialize;
+use tokio::{net::TcpListener, time::Instant};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    problem::{self, Problem},
+    shim::{
+        kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
+        saga_tracing,
+    },
+};
+
+/// How long stopping may take, from the signal to the exit. Container runtimes kill after ten seconds.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What of it is kept for sending the last spans.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// A probe that waits longer would be taken for dead anyway.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a service brings along. `O` are options of its own; [`NoOptions`] when it has none.
+#[derive(Debug)]
+pub struct Service<O> {
+    /// The participant's name.
+    pub name: &'static str,
+    /// Where it serves HTTP unless told otherwise.
+    pub http: &'static str,
+    /// Its own tables.
+    pub schema: &'static [&'static str],
+    /// Its cast.
+    pub participant: fn(&O) -> anyhow::Result<Participant>,
+    /// Its own routes, beside `/health` and `/ready`.
+    pub routes: fn(Starter, Store) -> Router,
+}
+
+/// No options beside those that every service has.
+#[derive(Debug, Clone, Args)]
+pub struct NoOptions {}
+
+/// The routes of a service that nobody calls.
+pub fn no_routes(_: Starter, _: Store) -> Router {
+    Router::new()
+}
+
+#[derive(Debug, Parser)]
+#[command(version, about = "A service of the sample shop", max_term_width = 100)]
+struct Cli<O: Args> {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    own: O,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Play the part, until told to stop; also without a command
+    Run,
+    /// Create or upgrade the tables
+    Migrate(Migrate),
+    /// Print what it listens to and what it emits
+    Describe {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the running service on this machine whether it is ready
+    Health,
+}
+
+#[derive(Debug, Args)]
+struct Migrate {
+    /// Create the topics that it publishes on, too
+    #[arg(long)]
+    topics: bool,
+    /// Partitions of a new topic
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: i32,
+    /// Replicas of a new topic
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+    replication: i32,
+    /// How long a new topic keeps its events
+    #[arg(long, default_value = "7days", value_parser = humantime::parse_duration)]
+    retention: Duration,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Kafka's bootstrap servers
+    #[arg(long, env = "SAGA_BROKERS", default_value = "127.0.0.1:9092", global = true)]
+    brokers: String,
+    /// postgres://USER:PASSWORD@HOST/NAME or sqlite:FILE [default: sqlite:NAME.db]. Every user of the machine sees an
+    /// argument: where the URL has a password, use the environment
+    #[arg(long, env = "SAGA_DATABASE", hide_env_values = true, global = true)]
+    database: Option<String>,
+    /// Where to send traces and metrics, such as http://127.0.0.1:4317; also OTEL_EXPORTER_OTLP_ENDPOINT
+    #[arg(long, env = "SAGA_OTLP", global = true)]
+    otlp: Option<String>,
+    /// Where to serve HTTP
+    #[arg(long, env = "SAGA_HTTP", global = true)]
+    http: SocketAddr,
+    /// The consumer group [default: the service's name]
+    #[arg(long, env = "SAGA_GROUP", global = true)]
+    group: Option<String>,
+    /// A setting of the Kafka client, such as security.protocol=SASL_SSL; may be repeated, or separated by commas.
+    /// For passwords, use the environment
+    #[arg(
+        long,
+        env = "SAGA_KAFKA_CONFIG",
+        hide_env_values = true,
+        value_name = "KEY=VALUE",
+        value_delimiter = ',',
+        value_parser = setting,
+        global = true
+    )]
+    kafka_config: Vec<(String, String)>,
+    /// How to write the log
+    #[arg(long, env = "SAGA_LOG", default_value = "text", global = true)]
+    log: Log,
+    /// Which part of the sagas to trace, from 0 to 1
+    #[arg(long, env = "SAGA_SAMPLE", default_value_t = 1.0, value_parser = share, global = true)]
+    sample: f64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Log {
+    Text,
+    Json,
+}
+
+/// The pair is not repeated in the message: its value may be a password.
+fn setting(pair: &str) -> Result<(String, String), String> {
+    match pair.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "expected 0 to 1".to_owned())
+}
+
+impl Options {
+    fn database(&self, name: &str) -> String {
+        self.database.clone().unwrap_or_else(|| format!("sqlite:{name}.db"))
+    }
+
+    fn kafka(&self, name: &str) -> KafkaConfig {
+        KafkaConfig {
+            brokers: self.brokers.clone(),
+            group: self.group.clone().unwrap_or_else(|| name.to_owned()),
+            extra: self.kafka_config.clone(),
+        }
+    }
+
+    fn telemetry(&self, name: &str) -> saga_tracing::Config {
+        let named = |variable| std::env::var(variable).ok().filter(|value| !value.is_empty());
+        saga_tracing::Config {
+            service: name.to_owned(),
+            otlp: self.otlp.clone().or_else(|| named("OTEL_EXPORTER_OTLP_ENDPOINT")),
+            log: match self.log {
+                Log::Text => saga_tracing::Log::Text,
+                Log::Json => saga_tracing::Log::Json,
+            },
+            sample: self.sample,
+        }
+    }
+}
+
+impl<O: Args + fmt::Debug> Service<O> {
+    /// Does what the command line says.
+    pub fn main(self) -> ExitCode {
+        let command = Cli::<O>::command().name(self.name).mut_arg("http", |http| http.default_value(self.http));
+        let parsed = Cli::<O>::from_arg_matches(&command.get_matches());
+        let cli = parsed.unwrap_or_else(|error| error.exit());
+        exit(self.name, self.dispatch(cli))
+    }
+
+    async fn dispatch(self, cli: Cli<O>) -> anyhow::Result<()> {
+        let participant = (self.participant)(&cli.own)?;
+        participant.check()?;
+        match cli.command.unwrap_or(Command::Run) {
+            Command::Run => self.run(participant, &cli.options).await,
+            Command::Migrate(how) => self.migrate(&participant, &cli.options, &how).await,
+            Command::Describe { json: true } => {
+                println!("{}", serde_json::to_string_pretty(&Description::of(&participant))?);
+                Ok(())
+            }
+            Command::Describe { json: false } => {
+                println!("{}", table(&participant.contracts()));
+                Ok(())
+            }
+            Command::Health => probe(cli.options.http).await,
+        }
+    }
+
+    async fn migrate(&self, participant: &Participant, options: &Options, how: &Migrate) -> anyhow::Result<()> {
+        let store = connect(options, self.name).await?;
+        store.migrate().await.context("the toolkit's tables could not be created")?;
+        create_tables(&store, self.schema).await.context("the service's own tables could not be created")?;
+        println!("{}: the tables are there", self.name);
+        if how.topics {
+            let topics: Vec<_> = participant
+                .publishes_on()
+                .into_iter()
+                .map(|name| TopicSpec {
+                    name: name.to_owned(),
+                    partitions: how.partitions,
+                    replication: how.replication,
+                    retention: how.retention,
+                })
+                .collect();
+            create_topics(&options.kafka(self.name), &topics).await.context("the topics could not be created")?;
+            println!("{}: the topics are there: {}", self.name, participant.publishes_on().join(", "));
+        }
+        Ok(())
+    }
+
+    async fn run(self, participant: Participant, options: &Options) -> anyhow::Result<()> {
+        let telemetry = saga_tracing::init(options.telemetry(self.name)).context("telemetry could not be set up")?;
+        let played = self.play(participant, options, telemetry.observer()).await;
+        if tokio::time::timeout(FLUSH, telemetry.shutdown()).await.is_err() {
+            eprintln!("{}: the last spans could not be sent within {FLUSH:?}", self.name);
+        }
+        played
+    }
+
+    async fn play(
+        &self,
+        participant: Participant,
+        options: &Options,
+        observer: Arc<dyn saga_core::observer::Observer>,
+    ) -> anyhow::Result<()> {
+        let mut signals = Signals::listen()?;
+        let starting = async {
+            let store = connect(options, self.name).await?;
+            store.check().await.with_context(|| format!("the database is not ready for {}", self.name))?;
+            let kafka = options.kafka(self.name);
+            let source = KafkaSource::connect(&kafka, &participant.listens_to()).context("no source of events")?;
+            let sink = KafkaSink::connect(&kafka).context("no way to publish events")?;
+            let node = Node::new(participant, store.clone(), source, sink)?.observer(observer);
+            let listener = TcpListener::bind(options.http)
+                .await
+                .with_context(|| format!("HTTP cannot be served at {}", options.http))?;
+            anyhow::Ok((store, node, listener))
+        };
+        let (store, node, listener) = tokio::select! {
+            started = starting => started?,
+            () = signals.next() => return Ok(()),
+        };
+        let routes = (self.routes)(node.starter(), store.clone()).merge(health(node.health(), store));
+        tracing::info!(service = self.name, http = %options.http, brokers = %options.brokers, "playing");
+        until_told(&mut signals, GRACE - FLUSH, |stop| async move {
+            // Whichever ends first ends the other.
+            let done = stop.clone();
+            let node = async {
+                let _ends = done.drop_guard();
+                node.run(stop.cancelled()).await.context("the participant stopped")
+            };
+            let (node, served) = tokio::join!(node, serve(listener, problem::complete(routes), stop.clone()));
+            node.and(served)
+        })
+        .await
+    }
+}
+
+async fn connect(options: &Options, name: &str) -> anyhow::Result<Store> {
+    Store::connect(&options.database(name), name).await.context("the database cannot be reached")
+}
+
+/// Runs the statements of a service's own schema, each of which may have been run before.
+pub async fn create_tables(store: &Store, schema: &[&'static str]) -> anyhow::Result<()> {
+    let mut tx = store.begin().await?;
+    // No saga has the nil id: its lock keeps two of these apart, because IF NOT EXISTS alone can fail when both create.
+    tx.lock(&[SagaId(Uuid::nil())]).await?;
+    for statement in schema {
+        tx.conn().execute(statement, ()).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// `/health`: the process lives. `/ready`: it can work.
+fn health(node: Health, store: Store) -> Router {
+    let ready = move || {
+        let (node, store) = (node.clone(), store.clone());
+        async move {
+            let checks = async {
+                node.ready().await?;
+                store.check().await.map_err(|error| error.to_string())
+            };
+            tokio::time::timeout(PROBE_TIMEOUT, checks)
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {PROBE_TIMEOUT:?}")))
+                .map(|()| "ready")
+                .map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why))
+        }
+    };
+    Router::new().route("/health", get(async || "alive")).route("/ready", get(ready))
+}
+
+/// Serves until `stop`; answers what was asked before.
+pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) -> anyhow::Result<()> {
+    let _ends = stop.clone().drop_guard();
+    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await.context("HTTP stopped")
+}
+
+/// Asks `/ready` of the service at `http`.
+pub async fn probe(http: SocketAddr) -> anyhow::Result<()> {
+    // Serving on every address is no address to call.
+    let host = match http.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let client = reqwest::Client::builder().timeout(PROBE_TIMEOUT + PROBE_TIMEOUT).no_proxy().build()?;
+    let answer = client.get(format!("http://{}/ready", SocketAddr::new(host, http.port()))).send().await?;
+    let status = answer.status();
+    ensure!(status.is_success(), "not ready ({status}): {}", answer.text().await.unwrap_or_default());
+    Ok(())
+}
+
+/// What the operating system says: SIGTERM or SIGINT.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// From now on signals are heard here, and no longer end the process.
+    pub fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs `work` until it ends or a signal comes; then it has `grace` to end. A second signal exits at once.
+pub async fn until_told<F: Future<Output = anyhow::Result<()>>>(
+    signals: &mut Signals,
+    grace: Duration,
+    work: impl FnOnce(CancellationToken) -> F,
+) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let mut work = std::pin::pin!(work(stop.clone()));
+    let deadline = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = signals.next() => stop.cancel(),
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(Instant::now() + grace) => {}
+            () = signals.next() => std::process::exit(130),
+        }
+    };
+    tokio::select! {
+        done = &mut work => done,
+        () = deadline => bail!("it did not stop within {grace:?}: what was not finished is taken up at the next start"),
+    }
+}
+
+/// Runs `main` and turns its end into an exit code, printing why it failed.
+pub fn exit(name: &str, main: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let done = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let done = runtime.block_on(main);
+            // Whatever is left is abandoned: a blocked thread must not keep the process.
+            runtime.shutdown_background();
+            done
+        }
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What `describe --json` prints.
+#[derive(Debug, Serialize)]
+struct Description {
+    participant: &'static str,
+    listens_to: Vec<&'static str>,
+    publishes_on: Vec<&'static str>,
+    steps: Vec<Contract>,
+}
+
+impl Description {
+    fn of(participant: &Participant) -> Self {
+        Self {
+            participant: participant.name(),
+            listens_to: participant.listens_to(),
+            publishes_on: participant.publishes_on(),
+            steps: participant.contracts(),
+        }
+    }
+}
+
+fn table(steps: &[Contract]) -> comfy_table::Table {
+    let names =
+        |events: &[saga_core::event::EventType]| events.iter().map(|event| event.name).collect::<Vec<_>>().join("\n");
+    let mut table = comfy_table::Table::new();
+    table.set_header(["step", "on", "emits", "rejects", "compensated on", "compensated", "retry"]);
+    for step in steps {
+        table.add_row([
+            step.name.to_owned(),
+            names(&step.on),
+            names(&step.emits),
+            names(&step.rejects),
+            names(&step.compensated_on),
+            names(&step.compensated),
+            step.retry.clone(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_hides_secrets() {
+        let mut command = Cli::<NoOptions>::command().mut_arg("http", |http| http.default_value("127.0.0.1:1"));
+        command.clone().debug_assert();
+        assert!(command.render_long_help().to_string().contains("SAGA_DATABASE"));
+        let cli = |args: &[&str]| {
+            let matches = command.clone().try_get_matches_from([&["service"], args].concat())?;
+            Cli::<NoOptions>::from_arg_matches(&matches)
+        };
+        let given = cli(&["migrate", "--topics", "--kafka-config", "a=1,b=2=3", "--http", "127.0.0.1:9"]).unwrap();
+        assert_eq!(given.options.kafka("order").extra, [("a".into(), "1".into()), ("b".into(), "2=3".into())]);
+        assert_eq!(given.options.http.port(), 9);
+        assert_eq!(cli(&[]).unwrap().options.http.port(), 1);
+        assert!(matches!(given.command, Some(Command::Migrate(Migrate { topics: true, partitions: 6, .. }))));
+        assert!(cli(&["--sample", "1.1"]).is_err());
+        assert!(!cli(&["--kafka-config", "hunter2"]).unwrap_err().to_string().contains("expected KEY=VALUE: hunter2"));
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_takes_too_long_is_an_error() {
+        let mut signals = Signals::listen().unwrap();
+        let stopped = until_told(&mut signals, Duration::from_millis(10), |stop| async move {
+            stop.cancel();
+            std::future::pending().await
+        });
+        assert!(stopped.await.unwrap_err().to_string().contains("did not stop"));
+    }
+}
