@@ -48,7 +48,7 @@ const RELAY_BACKLOG: usize = 20_000;
 /// While the database is away: the longest wait between two probes.
 const PROBE: Duration = Duration::from_secs(2);
 /// How long a stop may wait for calls, for the broker, and for the group, each; together below the 5 s of a clean stop.
-const STOP_PART: Duration = Duration::from_millis(1_500);
+const STOP_PART: Duration = Duration::from_millis(700);
 
 /// What every part of a node needs.
 #[derive(Clone)]

@@ -17,6 +17,7 @@ use axum::{Router, http::StatusCode, routing::get};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use saga_core::{
     Participant,
+    clock::Clock,
     id::SagaId,
     node::{Health, Node},
     participant::Contract,
@@ -30,10 +31,7 @@ use uuid::Uuid;
 
 use crate::{
     problem::{self, Problem},
-    shim::{
-        kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
-        saga_tracing,
-    },
+    shim::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
 
 /// How long stopping may take, from the signal to the exit. Container runtimes kill after ten seconds.
@@ -187,8 +185,8 @@ impl Options {
             service: name.to_owned(),
             otlp: self.otlp.clone().or_else(|| named("OTEL_EXPORTER_OTLP_ENDPOINT")),
             log: match self.log {
-                Log::Text => saga_tracing::Log::Text,
-                Log::Json => saga_tracing::Log::Json,
+                Log::Text => saga_tracing::LogFormat::Text,
+                Log::Json => saga_tracing::LogFormat::Json,
             },
             sample: self.sample,
         }
@@ -266,7 +264,7 @@ impl<O: Args + fmt::Debug> Service<O> {
             let kafka = options.kafka(self.name);
             let source = KafkaSource::connect(&kafka, &participant.listens_to()).context("no source of events")?;
             let sink = KafkaSink::connect(&kafka).context("no way to publish events")?;
-            let node = Node::new(participant, store.clone(), source, sink)?.observer(observer);
+            let node = Node::observed(participant, store.clone(), source, sink, observer, Clock::system())?;
             let listener = TcpListener::bind(options.http)
                 .await
                 .with_context(|| format!("HTTP cannot be served at {}", options.http))?;

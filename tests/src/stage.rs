@@ -16,7 +16,7 @@ use saga_core::{
     start::{StartKey, Started},
     store::Store,
     timeline::Timeline,
-    transport::{Sink, memory::MemoryBroker},
+    transport::memory::MemoryBroker,
 };
 use saga_services::{
     gateway::{Behaviour, Gateway, GatewayClient},
