@@ -371,7 +371,12 @@ impl Attributes {
             kind: self.sagaoutcome.and_then(|word| Kind::ALL.into_iter().find(|kind| kind.as_str() == word)),
             ending: self.sagaending.as_deref().and_then(Ending::parse),
             hops,
-            trace: TraceContext { traceparent: self.traceparent, tracestate: self.tracestate },
+            // What is passed on is held to the bounds of what is emitted; a trace may be cut, an event may not be lost for it
+            // (W3C Trace Context, section 3.3.1.5).
+            trace: TraceContext {
+                traceparent: self.traceparent.filter(|value| value.len() <= MAX_ATTRIBUTE),
+                tracestate: self.tracestate.filter(|value| value.len() <= MAX_ATTRIBUTE),
+            },
             body,
         })
     }
