@@ -96,6 +96,7 @@ pub struct Config {
 pub struct Telemetry {
     observer: Arc<OtelObserver>,
     traces: Option<SdkTracerProvider>,
+    lost: Arc<AtomicU64>,
     metrics: Option<SdkMeterProvider>,
 }
 
@@ -120,7 +121,7 @@ pub fn prepare(config: Config) -> anyhow::Result<(Telemetry, Dispatch)> {
     let logs = logs(config.log, std::io::stderr);
     let Some(endpoint) = config.otlp else {
         let observer = Arc::new(OtelObserver::new(None, None));
-        let telemetry = Telemetry { observer, traces: None, metrics: None };
+        let telemetry = Telemetry { observer, traces: None, lost: Arc::default(), metrics: None };
         return Ok((telemetry, Dispatch::new(Registry::default().with(logs))));
     };
     ensure!(
@@ -130,12 +131,13 @@ pub fn prepare(config: Config) -> anyhow::Result<(Telemetry, Dispatch)> {
     tokio::runtime::Handle::try_current().context("the export to an OTLP endpoint needs a Tokio runtime")?;
 
     let resource = Resource::builder().with_service_name(config.service).build();
-    let traces = traces(&endpoint, config.sample, resource.clone())?;
+    let lost = Arc::default();
+    let traces = traces(&endpoint, config.sample, resource.clone(), Arc::clone(&lost))?;
     let metrics = metrics(&endpoint, resource)?;
     let tracer = traces.tracer(names::SCOPE);
     let observer = Arc::new(OtelObserver::new(Some(tracer.clone()), Some(&metrics.meter(names::SCOPE))));
     let dispatch = Dispatch::new(Registry::default().with(logs).with(spans(tracer)));
-    Ok((Telemetry { observer, traces: Some(traces), metrics: Some(metrics) }, dispatch))
+    Ok((Telemetry { observer, traces: Some(traces), lost, metrics: Some(metrics) }, dispatch))
 }
 
 impl Telemetry {
@@ -154,7 +156,10 @@ impl Telemetry {
             .await
             .context("the OTLP endpoint did not take the rest in time")?;
         traces?.context("the last traces were not exported")?;
-        metrics?.context("the last metrics were not exported")
+        metrics?.context("the last metrics were not exported")?;
+        let lost = self.lost.load(Ordering::Relaxed);
+        ensure!(lost == 0, "the last {lost} spans were not exported");
+        Ok(())
     }
 }
 
@@ -239,15 +244,14 @@ fn is_traced(metadata: &Metadata<'_>) -> bool {
         && !NEVER_TRACED.iter().any(|never| krate == *never || krate.starts_with("opentelemetry"))
 }
 
-fn traces(endpoint: &str, sample: f64, resource: Resource) -> anyhow::Result<SdkTracerProvider> {
+fn traces(endpoint: &str, sample: f64, resource: Resource, lost: Arc<AtomicU64>) -> anyhow::Result<SdkTracerProvider> {
     let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?;
     let batches = BatchConfigBuilder::default()
         .with_max_queue_size(QUEUE)
         .with_max_export_batch_size(BATCH)
         .with_scheduled_delay(EVERY)
         .build();
-    let processor =
-        BatchSpanProcessor::builder(Reported { exporter, lost: AtomicU64::new(0) }).with_batch_config(batches).build();
+    let processor = BatchSpanProcessor::builder(Reported { exporter, lost }).with_batch_config(batches).build();
     Ok(SdkTracerProvider::builder()
         .with_span_processor(processor)
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample))))
@@ -265,7 +269,7 @@ fn metrics(endpoint: &str, resource: Resource) -> anyhow::Result<SdkMeterProvide
 #[derive(Debug)]
 struct Reported<E> {
     exporter: E,
-    lost: AtomicU64,
+    lost: Arc<AtomicU64>,
 }
 
 impl<E: ExportSpans> ExportSpans for Reported<E> {
@@ -288,10 +292,6 @@ impl<E: ExportSpans> ExportSpans for Reported<E> {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        let lost = self.lost.load(Ordering::Relaxed);
-        if lost > 0 {
-            tracing::warn!(lost, "the last traces were not exported");
-        }
         self.exporter.shutdown_with_timeout(timeout)
     }
 

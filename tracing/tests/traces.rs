@@ -1,5 +1,7 @@
 //! What three services export while they play a saga, seen by a collector.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 #[allow(dead_code, unreachable_pub, reason = "the collector is shared with the end-to-end tests")]
 #[path = "../../tests/src/otlp.rs"]
 mod otlp;
