@@ -147,8 +147,9 @@ fn describe(context: &Context, reaction: &Reaction<'_>) {
 
 /// One reaction under way.
 struct Observed {
-    span: Span,
+    // Dropped in this order: what was sent ends before what sent it.
     traced: Option<Traced>,
+    span: Span,
     meters: Option<Measured>,
     settled: bool,
 }

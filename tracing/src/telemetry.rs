@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    io::IsTerminal as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use opentelemetry::{metrics::MeterProvider as _, trace::TracerProvider as _};
+use opentelemetry::{KeyValue, metrics::MeterProvider as _, trace::TracerProvider as _};
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
@@ -22,16 +23,21 @@ use opentelemetry_sdk::{
     metrics::SdkMeterProvider,
     propagation::TraceContextPropagator,
     trace::{
-        BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, SpanData,
-        SpanExporter as ExportSpans,
+        BatchConfigBuilder, BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, Sampler, SdkTracer,
+        SdkTracerProvider, SpanData, SpanExporter as ExportSpans,
     },
 };
 use saga_core::observer::Observer;
-use tracing::{Dispatch, Metadata, level_filters::LevelFilter};
+use tracing::{
+    Dispatch, Metadata,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    field::RecordFields,
     filter::filter_fn,
-    fmt::format::{Writer, debug_fn},
+    fmt::{FormatFields, MakeWriter, format::Writer},
     layer::SubscriberExt as _,
     registry::LookupSpan,
 };
@@ -90,6 +96,7 @@ pub struct Config {
 pub struct Telemetry {
     observer: Arc<OtelObserver>,
     traces: Option<SdkTracerProvider>,
+    lost: Arc<AtomicU64>,
     metrics: Option<SdkMeterProvider>,
 }
 
@@ -111,10 +118,10 @@ pub fn init(config: Config) -> anyhow::Result<Telemetry> {
 /// Like [`init`], with the subscriber handed out instead of installed: for several services in one process.
 pub fn prepare(config: Config) -> anyhow::Result<(Telemetry, Dispatch)> {
     ensure!((0.0..=1.0).contains(&config.sample), "sample is {}, expected 0 to 1", config.sample);
-    let logs = logs(config.log);
+    let logs = logs(config.log, std::io::stderr);
     let Some(endpoint) = config.otlp else {
         let observer = Arc::new(OtelObserver::new(None, None));
-        let telemetry = Telemetry { observer, traces: None, metrics: None };
+        let telemetry = Telemetry { observer, traces: None, lost: Arc::default(), metrics: None };
         return Ok((telemetry, Dispatch::new(Registry::default().with(logs))));
     };
     ensure!(
@@ -123,13 +130,19 @@ pub fn prepare(config: Config) -> anyhow::Result<(Telemetry, Dispatch)> {
     );
     tokio::runtime::Handle::try_current().context("the export to an OTLP endpoint needs a Tokio runtime")?;
 
-    let resource = Resource::builder().with_service_name(config.service).build();
-    let traces = traces(&endpoint, config.sample, resource.clone())?;
+    // Two instances of a participant count separately: without an id of their own their counters would overwrite each other.
+    let instance = RandomIdGenerator::default().new_trace_id().to_string();
+    let resource = Resource::builder()
+        .with_service_name(config.service)
+        .with_attribute(KeyValue::new(names::INSTANCE, instance))
+        .build();
+    let lost = Arc::default();
+    let traces = traces(&endpoint, config.sample, resource.clone(), Arc::clone(&lost))?;
     let metrics = metrics(&endpoint, resource)?;
     let tracer = traces.tracer(names::SCOPE);
     let observer = Arc::new(OtelObserver::new(Some(tracer.clone()), Some(&metrics.meter(names::SCOPE))));
     let dispatch = Dispatch::new(Registry::default().with(logs).with(spans(tracer)));
-    Ok((Telemetry { observer, traces: Some(traces), metrics: Some(metrics) }, dispatch))
+    Ok((Telemetry { observer, traces: Some(traces), lost, metrics: Some(metrics) }, dispatch))
 }
 
 impl Telemetry {
@@ -148,7 +161,10 @@ impl Telemetry {
             .await
             .context("the OTLP endpoint did not take the rest in time")?;
         traces?.context("the last traces were not exported")?;
-        metrics?.context("the last metrics were not exported")
+        metrics?.context("the last metrics were not exported")?;
+        let lost = self.lost.load(Ordering::Relaxed);
+        ensure!(lost == 0, "the last {lost} spans were not exported");
+        Ok(())
     }
 }
 
@@ -165,23 +181,49 @@ fn off_the_runtime(
     Ok(result)
 }
 
-fn logs<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+fn logs<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'s> LookupSpan<'s>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Json => layer.json().with_filter(filter).boxed(),
-        LogFormat::Text => {
-            // A span has the fields `otel.name` and `otel.kind` for its exporter, not for people. The message comes first.
-            let fields = debug_fn(|writer: &mut Writer<'_>, field, value| match field.name() {
-                "message" => write!(writer, "{value:?}"),
-                name if name.starts_with("otel.") => Ok(()),
-                name => write!(writer, " {name}={value:?}"),
-            });
-            layer.fmt_fields(fields).with_filter(filter).boxed()
+        LogFormat::Text => layer.fmt_fields(ForPeople).with_filter(filter).boxed(),
+    }
+}
+
+/// Leaves out `otel.name` and `otel.kind`, which a span carries for its exporter.
+#[derive(Debug)]
+struct ForPeople;
+
+impl<'w> FormatFields<'w> for ForPeople {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut line = Line { writer, begun: false, result: Ok(()) };
+        fields.record(&mut line);
+        line.result
+    }
+}
+
+struct Line<'w> {
+    writer: Writer<'w>,
+    begun: bool,
+    result: fmt::Result,
+}
+
+impl Visit for Line<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let name = field.name();
+        if self.result.is_err() || name.starts_with("otel.") {
+            return;
         }
+        let space = if self.begun { " " } else { "" };
+        self.begun = true;
+        self.result = match name {
+            "message" => write!(self.writer, "{space}{value:?}"),
+            _ => write!(self.writer, "{space}{name}={value:?}"),
+        };
     }
 }
 
@@ -207,15 +249,14 @@ fn is_traced(metadata: &Metadata<'_>) -> bool {
         && !NEVER_TRACED.iter().any(|never| krate == *never || krate.starts_with("opentelemetry"))
 }
 
-fn traces(endpoint: &str, sample: f64, resource: Resource) -> anyhow::Result<SdkTracerProvider> {
+fn traces(endpoint: &str, sample: f64, resource: Resource, lost: Arc<AtomicU64>) -> anyhow::Result<SdkTracerProvider> {
     let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?;
     let batches = BatchConfigBuilder::default()
         .with_max_queue_size(QUEUE)
         .with_max_export_batch_size(BATCH)
         .with_scheduled_delay(EVERY)
         .build();
-    let processor =
-        BatchSpanProcessor::builder(Reported { exporter, lost: AtomicU64::new(0) }).with_batch_config(batches).build();
+    let processor = BatchSpanProcessor::builder(Reported { exporter, lost }).with_batch_config(batches).build();
     Ok(SdkTracerProvider::builder()
         .with_span_processor(processor)
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample))))
@@ -233,7 +274,7 @@ fn metrics(endpoint: &str, resource: Resource) -> anyhow::Result<SdkMeterProvide
 #[derive(Debug)]
 struct Reported<E> {
     exporter: E,
-    lost: AtomicU64,
+    lost: Arc<AtomicU64>,
 }
 
 impl<E: ExportSpans> ExportSpans for Reported<E> {
@@ -256,10 +297,6 @@ impl<E: ExportSpans> ExportSpans for Reported<E> {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        let lost = self.lost.load(Ordering::Relaxed);
-        if lost > 0 {
-            tracing::warn!(lost, "the last traces were not exported");
-        }
         self.exporter.shutdown_with_timeout(timeout)
     }
 
@@ -269,5 +306,59 @@ impl<E: ExportSpans> ExportSpans for Reported<E> {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Mutex, PoisonError},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = Registry::default().with(logs(format, move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("reaction", otel.name = "process orders", { names::STEP } = "charge");
+            span.in_scope(|| tracing::info!(amount = 3, "charged"));
+        });
+        let bytes = written.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(bytes).expect("logs are text")
+    }
+
+    #[test]
+    fn a_log_line_says_which_step_wrote_it() {
+        let text = logged(LogFormat::Text);
+        assert!(
+            text.ends_with("reaction{saga.step=\"charge\"}: saga_tracing::telemetry::tests: charged amount=3\n"),
+            "{text}"
+        );
+        let json = logged(LogFormat::Json);
+        assert!(json.contains("\"saga.step\":\"charge\""), "{json}");
+    }
+
+    #[test]
+    fn a_process_is_set_up_once() {
+        let config = || Config { service: "order".to_owned(), otlp: None, log: LogFormat::Text, sample: 1.0 };
+        init(config()).expect("the first time");
+        let again = init(config()).expect_err("the second time");
+        assert_eq!(again.to_string(), "the process has a tracing subscriber already");
     }
 }
