@@ -1,4 +1,5 @@
 //! What the pipeline promises, shown with one toy participant in memory: each test is a sentence about a failure.
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
 use std::{
     collections::VecDeque,
