@@ -45,7 +45,7 @@ pub(crate) mod saga_tracing {
     use std::sync::Arc;
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(crate) enum Log {
+    pub(crate) enum LogFormat {
         Text,
         Json,
     }
@@ -54,7 +54,7 @@ pub(crate) mod saga_tracing {
     pub(crate) struct Config {
         pub(crate) service: String,
         pub(crate) otlp: Option<String>,
-        pub(crate) log: Log,
+        pub(crate) log: LogFormat,
         pub(crate) sample: f64,
     }
     #[derive(Debug)]
@@ -66,6 +66,8 @@ pub(crate) mod saga_tracing {
         pub(crate) fn observer(&self) -> Arc<dyn Observer> {
             Arc::new(saga_core::observer::Unseen)
         }
-        pub(crate) async fn shutdown(self) {}
+        pub(crate) async fn shutdown(self) -> anyhow::Result<()> {
+            Ok(())
+        }
     }
 }

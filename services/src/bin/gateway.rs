@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use saga_services::{
     gateway::{Behaviour, Gateway},
-    service::{Signals, exit, probe, serve, until_told},
+    process::{Signals, exit, probe, serve, until_told},
 };
 use tokio::net::TcpListener;
 
