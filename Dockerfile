@@ -18,6 +18,5 @@ RUN apt-get update \
 COPY --from=build /out/ /usr/local/bin/
 # A SQLite file without a path of its own lands here.
 WORKDIR /data
-VOLUME /data
 USER saga
 CMD ["order", "--help"]
