@@ -5,7 +5,7 @@
 
 use std::{fmt, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use axum::{Router, http::StatusCode, routing::get};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use saga_core::{
@@ -23,10 +23,7 @@ use uuid::Uuid;
 use crate::{
     problem::{self, Problem},
     process::{PROBE_TIMEOUT, Signals, exit, probe, serve, until_told},
-    shim::{
-        kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
-        saga_tracing,
-    },
+    shim::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
 
 /// How long stopping may take, from the signal to the exit. Container runtimes kill after ten seconds.
@@ -129,10 +126,9 @@ struct Options {
         hide_env_values = true,
         value_name = "KEY=VALUE",
         value_delimiter = ',',
-        value_parser = setting,
         global = true
     )]
-    kafka_config: Vec<(String, String)>,
+    kafka_config: Vec<String>,
     /// How to write the log
     #[arg(long, env = "SAGA_LOG", default_value = "text", global = true)]
     log: Log,
@@ -147,11 +143,11 @@ enum Log {
     Json,
 }
 
-/// The pair is not repeated in the message: its value may be a password.
-fn setting(pair: &str) -> Result<(String, String), String> {
+/// Not a parser of the option: its message would repeat the value, which may be a password.
+fn setting(pair: &str) -> anyhow::Result<(String, String)> {
     match pair.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => Err("expected KEY=VALUE".to_owned()),
+        _ => bail!("a Kafka setting is not of the form KEY=VALUE"),
     }
 }
 
@@ -164,12 +160,12 @@ impl Options {
         self.database.clone().unwrap_or_else(|| format!("sqlite:{name}.db"))
     }
 
-    fn kafka(&self, name: &str) -> KafkaConfig {
-        KafkaConfig {
+    fn kafka(&self, name: &str) -> anyhow::Result<KafkaConfig> {
+        Ok(KafkaConfig {
             brokers: self.brokers.clone(),
             group: self.group.clone().unwrap_or_else(|| name.to_owned()),
-            extra: self.kafka_config.clone(),
-        }
+            extra: self.kafka_config.iter().map(|pair| setting(pair)).collect::<Result<_, _>>()?,
+        })
     }
 
     fn telemetry(&self, name: &str) -> saga_tracing::Config {
@@ -229,7 +225,7 @@ impl<O: Args + fmt::Debug> Service<O> {
                     retention: how.retention,
                 })
                 .collect();
-            create_topics(&options.kafka(self.name), &topics).await.context("the topics could not be created")?;
+            create_topics(&options.kafka(self.name)?, &topics).await.context("the topics could not be created")?;
             println!("{}: the topics are there: {}", self.name, participant.publishes_on().join(", "));
         }
         Ok(())
@@ -259,7 +255,7 @@ impl<O: Args + fmt::Debug> Service<O> {
         let starting = async {
             let store = connect(options, self.name).await?;
             store.check().await.with_context(|| format!("the database is not ready for {}", self.name))?;
-            let kafka = options.kafka(self.name);
+            let kafka = options.kafka(self.name)?;
             let source = KafkaSource::connect(&kafka, &participant.listens_to()).context("no source of events")?;
             let sink = KafkaSink::connect(&kafka).context("no way to publish events")?;
             let node = Node::new(participant, store.clone(), source, sink)?.observer(observer);
@@ -376,11 +372,12 @@ mod tests {
             Cli::<NoOptions>::from_arg_matches(&matches)
         };
         let given = cli(&["migrate", "--topics", "--kafka-config", "a=1,b=2=3", "--http", "127.0.0.1:9"]).unwrap();
-        assert_eq!(given.options.kafka("order").extra, [("a".into(), "1".into()), ("b".into(), "2=3".into())]);
+        assert_eq!(given.options.kafka("order").unwrap().extra, [("a".into(), "1".into()), ("b".into(), "2=3".into())]);
         assert_eq!(given.options.http.port(), 9);
         assert_eq!(cli(&[]).unwrap().options.http.port(), 1);
         assert!(matches!(given.command, Some(Command::Migrate(Migrate { topics: true, partitions: 6, .. }))));
         assert!(cli(&["--sample", "1.1"]).is_err());
-        assert!(!cli(&["--kafka-config", "hunter2"]).unwrap_err().to_string().contains("expected KEY=VALUE: hunter2"));
+        let mistaken = cli(&["--kafka-config", "hunter2"]).unwrap().options.kafka("order").unwrap_err();
+        assert!(!format!("{mistaken:#}").contains("hunter2"));
     }
 }

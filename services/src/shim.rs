@@ -39,35 +39,3 @@ pub(crate) mod kafka {
         Err(TransportError::Closed)
     }
 }
-
-pub(crate) mod saga_tracing {
-    use saga_core::observer::Observer;
-    use std::sync::Arc;
-
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(crate) enum LogFormat {
-        Text,
-        Json,
-    }
-    #[derive(Debug, Clone)]
-    #[expect(dead_code, reason = "to be removed")]
-    pub(crate) struct Config {
-        pub(crate) service: String,
-        pub(crate) otlp: Option<String>,
-        pub(crate) log: LogFormat,
-        pub(crate) sample: f64,
-    }
-    #[derive(Debug)]
-    pub(crate) struct Telemetry;
-    pub(crate) fn init(_: Config) -> anyhow::Result<Telemetry> {
-        Ok(Telemetry)
-    }
-    impl Telemetry {
-        pub(crate) fn observer(&self) -> Arc<dyn Observer> {
-            Arc::new(saga_core::observer::Unseen)
-        }
-        pub(crate) async fn shutdown(self) -> anyhow::Result<()> {
-            Ok(())
-        }
-    }
-}

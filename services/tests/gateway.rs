@@ -1,5 +1,7 @@
 //! The payment gateway over HTTP: what the payment service relies on, and the faults that tests ask for.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its support too")]
+
 use std::{net::SocketAddr, time::Duration};
 
 use reqwest::StatusCode;
