@@ -1,4 +1,4 @@
-//! The other system: a small payment gateway with a record of its own, and the client that the payment service calls it with.
+//! The other system: a small payment gateway with a record of its own.
 //!
 //! The invariant: a key takes effect once at most, and a voided key never does, however often and late its requests arrive.
 //! Its faults are options, because what a saga must survive is a gateway that is slow, fails, loses its answers, or
@@ -19,64 +19,18 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::{get, post},
 };
-use saga_core::id::IdempotencyKey;
-use serde::{Deserialize, Serialize};
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use serde::Serialize;
+use sqlx::{
+    ConnectOptions as _, Connection as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode},
+};
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
-use crate::problem::{self, Input, Problem, idempotency_key};
-
-/// `POST /charges`, under an idempotency key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Charge {
-    /// What for.
-    pub order: String,
-    /// Whom.
-    pub customer: String,
-    /// How much.
-    pub cents: i64,
-}
-
-/// The answer to a charge. A no is an answer, not an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "lowercase")]
-pub enum ChargeAnswer {
-    /// The money is taken.
-    Accepted {
-        /// What names this charge in a refund.
-        receipt: String,
-    },
-    /// No money is taken.
-    Declined {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// `POST /refunds`, under an idempotency key of its own.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Refund {
-    receipt: String,
-}
-
-/// The answer to a refund.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Refunded {
-    receipt: String,
-}
-
-/// `POST /voids`: closes the key of a charge.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Void {
-    key: String,
-}
-
-/// The answer to a void: the receipt of a refund, when there was something to give back.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Voided {
-    receipt: Option<String>,
-}
+use crate::{
+    gateway_client::{Charge, ChargeAnswer, Refund, Refunded, Void, Voided},
+    problem::{self, Input, Problem, idempotency_key},
+};
 
 /// How the gateway behaves.
 #[derive(Debug, Clone, clap::Args)]
@@ -179,7 +133,8 @@ impl Gateway {
     /// Opens the record, `sqlite:FILE` or `sqlite::memory:`.
     pub async fn open(url: &str, behaviour: Behaviour) -> anyhow::Result<Self> {
         let options: SqliteConnectOptions = url.parse().context("the record is no sqlite: URL")?;
-        let mut record = options.create_if_missing(true).connect().await.context("the record cannot be opened")?;
+        let options = options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+        let mut record = options.connect().await.context("the record cannot be opened")?;
         for table in TABLES {
             sqlx::query(table).execute(&mut record).await.context("the record's tables cannot be created")?;
         }
@@ -415,58 +370,4 @@ impl Failure {
 
 fn injected(detail: &str) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
-}
-
-/// Calls a gateway. It never tries again by itself: when and how often is the step's policy.
-#[derive(Debug, Clone)]
-pub struct GatewayClient {
-    http: reqwest::Client,
-    url: String,
-}
-
-/// Shorter than a step's own timeout, so that the reason of a failure is the gateway's.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-impl GatewayClient {
-    /// A client of the gateway at `url`, such as `http://127.0.0.1:8090`.
-    pub fn new(url: &str) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .timeout(CALL_TIMEOUT)
-            .connect_timeout(CALL_TIMEOUT)
-            .retry(reqwest::retry::never())
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
-    }
-
-    /// Charges a customer. An error means that nobody knows whether it took effect.
-    pub async fn charge(&self, key: IdempotencyKey, charge: &Charge) -> Result<ChargeAnswer, reqwest::Error> {
-        self.post("charges", Some(key), charge).await
-    }
-
-    /// Gives the money of a charge back; the receipt of the refund.
-    pub async fn refund(&self, key: IdempotencyKey, receipt: &str) -> Result<String, reqwest::Error> {
-        let refunded: Refunded = self.post("refunds", Some(key), &Refund { receipt: receipt.to_owned() }).await?;
-        Ok(refunded.receipt)
-    }
-
-    /// Closes the key of a charge: gives the money back if it took effect, and refuses it if it arrives later.
-    pub async fn void(&self, key: IdempotencyKey) -> Result<Option<String>, reqwest::Error> {
-        let voided: Voided = self.post("voids", None, &Void { key: key.to_string() }).await?;
-        Ok(voided.receipt)
-    }
-
-    async fn post<A: for<'de> Deserialize<'de>>(
-        &self,
-        path: &str,
-        key: Option<IdempotencyKey>,
-        body: &impl Serialize,
-    ) -> Result<A, reqwest::Error> {
-        let mut request = self.http.post(format!("{}/{path}", self.url)).json(body);
-        if let Some(key) = key {
-            request = request.header("idempotency-key", key.to_string());
-        }
-        request.send().await?.error_for_status()?.json().await
-    }
 }

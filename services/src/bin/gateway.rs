@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use saga_services::{
     gateway::{Behaviour, Gateway},
-    service::{Signals, exit, probe, serve, until_told},
+    process::{Signals, exit, probe, serve, until_told},
 };
+use saga_tracing::{Config, LogFormat};
 use tokio::net::TcpListener;
 
 /// A payment gateway that keeps its own record, with faults on request
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
         if let Some(Command::Health) = cli.command {
             return probe(cli.http).await;
         }
+        let log = Config { service: "gateway".to_owned(), otlp: None, log: LogFormat::Text, sample: 0.0 };
+        let _telemetry = saga_tracing::init(log)?;
         let gateway = Gateway::open(&cli.record, cli.behaviour).await?;
         let listener = TcpListener::bind(cli.http).await.with_context(|| format!("cannot serve at {}", cli.http))?;
         println!("gateway: at http://{}", listener.local_addr()?);
