@@ -19,7 +19,8 @@ use saga_core::{
     transport::memory::MemoryBroker,
 };
 use saga_services::{
-    gateway::{Behaviour, Gateway, GatewayClient},
+    gateway::{Behaviour, Gateway},
+    gateway_client::GatewayClient,
     order::{self, NewOrder},
     payment, service, shipping,
 };
