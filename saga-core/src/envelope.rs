@@ -341,6 +341,12 @@ impl Attributes {
             bounded("an attribute", value.len(), MAX_ATTRIBUTE)?;
         }
         let wrong = |name, problem: String| Malformed::Attribute { name, problem };
+        // CloudEvents 1.0, section 3.1 (type system, String): no control characters. PostgreSQL's text could not hold a NUL.
+        for value in all.into_iter().chain([&self.id, &self.traceparent, &self.tracestate]).flatten() {
+            if value.chars().any(char::is_control) {
+                return Err(wrong("context", "not text: it has a control character".to_owned()));
+            }
+        }
         match self.specversion.as_deref() {
             Some("1.0") => {}
             Some(other) => return Err(wrong("specversion", format!("{:?}, expected \"1.0\"", clip(other, 20)))),

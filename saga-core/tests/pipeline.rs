@@ -208,7 +208,7 @@ struct Toy {
 
 impl Toy {
     async fn new(todo: impl IntoIterator<Item = Todo>) -> Self {
-        let broker = MemoryBroker::new();
+        let broker = MemoryBroker::new(&[("toy", 3)]);
         let clock = Clock::manual(1_800_000_000_000, 7);
         let store = Store::connect("sqlite::memory:", "toy").await.unwrap();
         store.migrate().await.unwrap();
@@ -249,7 +249,9 @@ impl Toy {
             header("ce_source", "/test"),
             header("ce_sagaid", &saga.to_string()),
         ];
-        self.broker.append("toy", Some(saga.to_string().into_bytes()), headers, b"{}".to_vec());
+        let headers: Vec<(&str, &[u8])> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        assert!(self.broker.inject("toy", Some(saga.to_string().as_bytes()), &headers, b"{}"));
     }
 
     /// Until nothing is left to do at this time.

@@ -20,5 +20,4 @@ pub mod payment;
 pub mod problem;
 pub mod process;
 pub mod service;
-mod shim;
 pub mod shipping;

@@ -16,6 +16,7 @@ use saga_core::{
     participant::Contract,
     start::Starter,
     store::Store,
+    transport::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -24,7 +25,6 @@ use uuid::Uuid;
 use crate::{
     problem::{self, Problem},
     process::{PROBE_TIMEOUT, Signals, exit, probe, serve, until_told},
-    shim::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
 
 /// How long stopping may take, from the signal to the exit. Container runtimes kill after ten seconds.
@@ -223,7 +223,7 @@ impl<O: Args + fmt::Debug> Service<O> {
                     name: name.to_owned(),
                     partitions: how.partitions,
                     replication: how.replication,
-                    retention: how.retention,
+                    retention: Some(how.retention),
                 })
                 .collect();
             create_topics(&options.kafka(self.name)?, &topics).await.context("the topics could not be created")?;

@@ -72,7 +72,7 @@ impl Stage {
             }
         });
         let mut stage = Self {
-            broker: MemoryBroker::new(),
+            broker: MemoryBroker::new(&TOPICS.map(|topic| (topic, 3))),
             clock: Clock::manual(BEGIN, seed),
             stores: BTreeMap::new(),
             nodes: BTreeMap::new(),
