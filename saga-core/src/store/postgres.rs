@@ -56,11 +56,13 @@ const MIGRATIONS: Migrations = &[(
 )];
 
 /// What each connection is told. A transaction that hangs holds its sagas, so every wait has an end. Plans are made for the
-/// parameters at hand, because one that was made while the tables were empty reads whole tables once they are not.
-const SETTINGS: [(&str, &str); 4] = [
+/// parameters at hand, because one that was made while the tables were empty reads whole tables once they are not. And nothing
+/// is compiled: as long as a table is not analysed its statements look dear, and compiling one took 55 ms, running it 1 ms.
+const SETTINGS: [(&str, &str); 5] = [
     ("statement_timeout", "30s"),
     ("lock_timeout", "10s"),
     ("idle_in_transaction_session_timeout", "60s"),
+    ("jit", "off"),
     ("plan_cache_mode", "force_custom_plan"),
 ];
 
