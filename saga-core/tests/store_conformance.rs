@@ -2,6 +2,7 @@
 //! of a database in which tables may be created.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "each test awaits what it spawns")]
 
 use std::time::Duration;
 
