@@ -241,17 +241,15 @@ impl Toy {
     }
 
     fn send(&self, saga: SagaId, event_type: &str, id: &str) {
-        let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-        let headers = vec![
-            header("ce_specversion", "1.0"),
-            header("ce_type", event_type),
-            header("ce_id", id),
-            header("ce_source", "/test"),
-            header("ce_sagaid", &saga.to_string()),
+        let key = saga.to_string();
+        let headers: [(&str, &[u8]); 5] = [
+            ("ce_specversion", b"1.0"),
+            ("ce_type", event_type.as_bytes()),
+            ("ce_id", id.as_bytes()),
+            ("ce_source", b"/test"),
+            ("ce_sagaid", key.as_bytes()),
         ];
-        let headers: Vec<(&str, &[u8])> =
-            headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        assert!(self.broker.inject("toy", Some(saga.to_string().as_bytes()), &headers, b"{}"));
+        assert!(self.broker.inject("toy", Some(key.as_bytes()), &headers, b"{}"));
     }
 
     /// Until nothing is left to do at this time.
