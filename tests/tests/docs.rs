@@ -1,4 +1,5 @@
 //! What the documents say of the code is printed by the code. `UPDATE_EXPECT=1` rewrites the documents.
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
 use std::{fs, path::Path};
 
