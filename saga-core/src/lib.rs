@@ -1,21 +1,27 @@
 //! Choreography sagas on Kafka: independent services react to events, do one local database transaction each, and emit the next
 //! event or the one that makes others compensate. Nobody orchestrates.
 
+pub mod choreography;
 pub mod clock;
 pub mod envelope;
 pub mod error;
 pub mod event;
 pub mod id;
+mod ledger;
 pub mod node;
 pub mod observer;
 pub mod participant;
+mod pipeline;
+mod reaction;
 mod relay;
 pub mod retry;
 pub mod start;
 pub mod step;
 pub mod store;
+pub mod timeline;
 pub mod transport;
 
+pub use choreography::Choreography;
 pub use error::Error;
 pub use event::{Event, Never, Nothing};
 pub use participant::Participant;

@@ -1,70 +1,430 @@
-//! A participant at work.
+//! A participant at work in one process: what is queued becomes a batch, a batch is settled, and what it left behind goes out.
+//!
+//! The invariant: batches follow each other. A position is handed to the source only after the batch that settled it has
+//! committed, so what is stored is always the end of a contiguous prefix.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
 use crate::{
     clock::Clock,
     error::Error,
-    observer::{Observer, Unseen},
-    participant::Participant,
-    relay::Relay,
+    observer::{Measure, Observer, Unseen},
+    participant::{Contract, Participant, chain},
+    pipeline::{Answer, Item, Settled, settle},
+    reaction::Call,
+    relay::{Publisher, Relay, Sweeper},
     start::Starter,
+    step::Direction,
     store::Store,
-    transport::{Sink, Source},
+    transport::{Limit, Sink, Source, SourceStatus},
 };
-use std::{future::Future, sync::Arc};
 
+/// How often the work table is asked for rows that are due: the least wait between two attempts that can be told apart.
+const DUE_EVERY: Duration = Duration::from_millis(100);
+/// How often the outbox is swept. A crash costs its last events the sweep's minimum age and this.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Calls that go on at the same time in this process.
+const CALLS: usize = 64;
+/// Calls that may wait for their turn before no more deliveries are taken: well within their leases at a second a call.
+const CALLS_QUEUED: usize = 1_000;
+/// Committed events that may wait for the broker before no more deliveries are taken.
+const RELAY_BACKLOG: usize = 20_000;
+/// While the database is away: the longest wait between two probes.
+const PROBE: Duration = Duration::from_secs(2);
+/// How long a stop may wait for calls, for the broker, and for the group, each; together below the 5 s of a clean stop.
+const STOP_PART: Duration = Duration::from_millis(700);
+
+/// What every part of a node needs.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) participant: Arc<Participant>,
+    pub(crate) contracts: Arc<Vec<Contract>>,
+    listeners: Arc<HashMap<&'static str, Vec<(usize, Direction)>>>,
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) relay: Relay,
+    /// This process, as the owner of leases.
+    pub(crate) instance: Uuid,
 }
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Shared")
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("participant", &self.participant.name())
+            .field("instance", &self.instance)
+            .finish()
     }
 }
-/// x
-#[derive(Debug)]
+
+impl Shared {
+    pub(crate) fn hears(&self, event_type: &str) -> bool {
+        self.listeners.contains_key(event_type)
+    }
+
+    /// Which steps react to a type, and which way; compensations first, so that a step that a cancelling event closes does not
+    /// run once more for nothing.
+    pub(crate) fn reactions(&self, event_type: &str) -> Vec<(usize, Direction)> {
+        self.listeners.get(event_type).cloned().unwrap_or_default()
+    }
+}
+
+/// A participant with its database, its source and its sink.
 pub struct Node {
     shared: Shared,
+    source: Box<dyn Source>,
+    publisher: Publisher,
+    health: Health,
+    waiting_calls: Vec<Call>,
 }
-/// x
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+/// Whether a node can do its work. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Health;
+pub struct Health {
+    store: Store,
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
 impl Health {
-    /// Ok when ready, else why not.
+    /// `Err` says what is missing: the database, the broker, partitions not assigned yet.
     pub async fn ready(&self) -> Result<(), String> {
-        Ok(())
+        if let Some(trouble) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Err(trouble);
+        }
+        match timeout(Duration::from_secs(2), self.store.check()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(chain(&error)),
+            Err(_) => Err("the database does not answer within 2 s".to_owned()),
+        }
+    }
+
+    fn set(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 }
-#[expect(clippy::todo, reason = "stub")]
+
 impl Node {
-    /// x
+    /// A node on the machine's clock, seen by nobody.
     pub fn new(
-        _participant: Participant,
-        _store: Store,
-        _source: Box<dyn Source>,
-        _sink: Arc<dyn Sink>,
+        participant: Participant,
+        store: Store,
+        source: Box<dyn Source>,
+        sink: Arc<dyn Sink>,
     ) -> Result<Self, Error> {
-        let _ = Unseen;
-        todo!()
+        Self::observed(participant, store, source, sink, Arc::new(Unseen), Clock::system())
     }
-    /// x
-    #[must_use]
-    pub fn observer(self, _observer: Arc<dyn Observer>) -> Self {
-        todo!()
+
+    /// A node with an observer and a clock of its own.
+    pub fn observed(
+        participant: Participant,
+        store: Store,
+        source: Box<dyn Source>,
+        sink: Arc<dyn Sink>,
+        observer: Arc<dyn Observer>,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        participant.check()?;
+        let contracts = participant.contracts();
+        let mut listeners = HashMap::<&'static str, Vec<(usize, Direction)>>::new();
+        for direction in [Direction::Compensation, Direction::Forward] {
+            for (step, contract) in contracts.iter().enumerate() {
+                let heard = match direction {
+                    Direction::Forward => &contract.on,
+                    Direction::Compensation => &contract.compensated_on,
+                };
+                for event in heard {
+                    listeners.entry(event.name).or_default().push((step, direction));
+                }
+            }
+        }
+        let name = participant.name();
+        let (relay, publisher) = Relay::new(name, store.clone(), sink, clock.clone(), observer.clone());
+        let health = Health { store: store.clone(), trouble: Arc::new(Mutex::new(Some("starting".to_owned()))) };
+        let instance = clock.time_ordered_uuid();
+        let shared = Shared {
+            participant: Arc::new(participant),
+            contracts: Arc::new(contracts),
+            listeners: Arc::new(listeners),
+            store,
+            clock,
+            observer,
+            relay,
+            instance,
+        };
+        Ok(Self { shared, source, publisher, health, waiting_calls: Vec::new() })
     }
-    /// x
+
+    /// Starts sagas of this participant.
     pub fn starter(&self) -> Starter {
         Starter { shared: self.shared.clone() }
     }
-    /// x
+
+    /// For a readiness probe.
     pub fn health(&self) -> Health {
-        todo!()
+        self.health.clone()
     }
-    /// x
-    pub async fn run(self, _shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        todo!()
+
+    /// Refuses tables of another version, and a ledger that names steps which this binary lacks: it would take their
+    /// repetitions for something new.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.shared.store.check().await?;
+        let mut steps = self.shared.store.ledger_steps().await?;
+        steps.retain(|step| !self.shared.contracts.iter().any(|contract| contract.name == step));
+        if steps.is_empty() {
+            return Ok(());
+        }
+        Err(Error::UnknownSteps { participant: self.shared.participant.name().to_owned(), steps })
+    }
+
+    /// Plays the part until `shutdown`, then stops within 5 s: no more consumption, the batch finished, leases released, events
+    /// flushed, offsets stored, the group left. Errors are those that waiting cannot mend.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        self.check().await?;
+        let Self { shared, mut source, publisher, health, .. } = self;
+        let stop = CancellationToken::new();
+        let mut relay = JoinSet::new();
+        let sweeper = publisher.sweeper();
+        relay.spawn(publisher.run(stop.clone()));
+        relay.spawn(sweep(sweeper, stop.clone()));
+
+        let result = play(&shared, source.as_mut(), &health, shutdown).await;
+
+        health.set(Some("stopping".to_owned()));
+        stop.cancel();
+        let deadline = Instant::now() + STOP_PART;
+        while let Ok(Some(ended)) = timeout_at(deadline, relay.join_next()).await {
+            if let Err(error) = ended {
+                tracing::error!(participant = shared.participant.name(), %error, "a task of the relay panicked");
+            }
+        }
+        let closed = timeout(STOP_PART * 2, source.close()).await;
+        result?;
+        match closed {
+            Ok(closed) => Ok(closed?),
+            // Nothing is lost: the ledger, not the group, knows what is settled.
+            Err(_) => {
+                tracing::warn!(participant = shared.participant.name(), "the group was not left in time");
+                Ok(())
+            }
+        }
+    }
+
+    /// One round of everything that can be done without waiting, for a driver that owns the time: what is queued, what is due,
+    /// what calls were left by the last round, what is to be published. False when there was nothing to do.
+    pub async fn turn(&mut self) -> Result<bool, Error> {
+        let mut items = Vec::new();
+        for call in std::mem::take(&mut self.waiting_calls) {
+            items.push(Item::Answer(call.make(&self.shared).await));
+        }
+        if let Some(deliveries) = self.source.receive(Limit::default()).now_or_never() {
+            items.extend(deliveries?.into_iter().map(Item::Delivery));
+        }
+        items.extend(due(&self.shared, Limit::default().messages).await?);
+        let mut busy = !items.is_empty();
+        if busy {
+            let settled = settle(&self.shared, &items).await?;
+            self.shared.relay.publish(settled.outbox);
+            self.waiting_calls = settled.calls;
+            self.source.settled(&settled.positions)?;
+        }
+        busy |= self.publisher.turn().await;
+        Ok(busy || !self.waiting_calls.is_empty())
+    }
+
+    /// One sweep of the outbox, for a driver that owns the time. Returns how many rows a crash had left.
+    pub async fn sweep(&self) -> Result<usize, Error> {
+        self.publisher.sweeper().sweep().await
+    }
+}
+
+/// The loop of a running participant: wait for anything, take everything that is queued, settle it.
+async fn play(
+    shared: &Shared,
+    source: &mut dyn Source,
+    health: &Health,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let mut shutdown = pin!(shutdown);
+    let mut calls = JoinSet::<Option<Answer>>::new();
+    let permits = Arc::new(Semaphore::new(CALLS));
+    let limit = Limit::default();
+    let mut ticks = interval(DUE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let mut items = Vec::new();
+        let room = calls.len() < CALLS_QUEUED && shared.relay.backlog() < RELAY_BACKLOG;
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            // Before the two that can be ready all the time: at most ten of these a second.
+            _ = ticks.tick() => {
+                health.set(match source.status() {
+                    SourceStatus::Ready(_) => None,
+                    SourceStatus::NotReady(why) => Some(why),
+                });
+                match due(shared, limit.messages).await {
+                    Ok(rows) => items.extend(rows),
+                    Err(error) => {
+                        // The next settlement, or the next tick, finds out when it is back.
+                        health.set(Some(chain(&error)));
+                        tracing::warn!(participant = shared.participant.name(), error = chain(&error), "cannot ask for due work");
+                    }
+                }
+            }
+            Some(ended) = calls.join_next() => items.extend(answered(shared, ended)),
+            deliveries = source.receive(limit), if room => items.extend(deliveries?.into_iter().map(Item::Delivery)),
+        }
+        while items.len() < limit.messages {
+            let Some(ended) = calls.try_join_next() else { break };
+            items.extend(answered(shared, ended));
+        }
+        // Whatever woke this round, deliveries that are queued go with it: answers alone must not starve them.
+        let rest = Limit { messages: limit.messages.saturating_sub(items.len()), ..limit };
+        if room && rest.messages > 0 && !items.iter().any(|item| matches!(item, Item::Delivery(_))) {
+            let queued = source.receive(rest).now_or_never();
+            items.extend(queued.transpose()?.into_iter().flatten().map(Item::Delivery));
+        }
+        consumed(shared, &items);
+        if items.is_empty() {
+            continue;
+        }
+        let Some(settled) = settle_until(shared, health, &items, shutdown.as_mut()).await? else { break };
+        shared.relay.publish(settled.outbox);
+        source.settled(&settled.positions)?;
+        for call in settled.calls {
+            spawn_call(&mut calls, shared.clone(), permits.clone(), call);
+        }
+    }
+    finish_calls(shared, &mut calls).await;
+    Ok(())
+}
+
+/// Settles the batch, and goes on trying while the database is away: consumption pauses, nobody's attempt is counted. `None` when
+/// the participant is told to stop meanwhile; then the batch comes again after the start.
+async fn settle_until(
+    shared: &Shared,
+    health: &Health,
+    items: &[Item],
+    mut shutdown: std::pin::Pin<&mut (impl Future<Output = ()> + Send)>,
+) -> Result<Option<Settled>, Error> {
+    let mut wait = Duration::from_millis(50);
+    loop {
+        let error = match settle(shared, items).await {
+            Ok(settled) => return Ok(Some(settled)),
+            Err(error @ Error::Database { .. }) => error,
+            Err(fatal) => return Err(fatal),
+        };
+        health.set(Some(chain(&error)));
+        tracing::warn!(
+            participant = shared.participant.name(),
+            error = chain(&error),
+            "the database is away or overloaded: consumption pauses, next probe in {wait:?}"
+        );
+        tokio::select! {
+            () = sleep_until(Instant::now() + wait) => wait = (wait * 2).min(PROBE),
+            () = shutdown.as_mut() => return Ok(None),
+        }
+    }
+}
+
+async fn due(shared: &Shared, limit: usize) -> Result<Vec<Item>, Error> {
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let rows = shared.store.work_due(shared.clock.now(), limit).await?;
+    Ok(rows.into_iter().map(|(id, saga)| Item::Due { id, saga }).collect())
+}
+
+fn consumed(shared: &Shared, items: &[Item]) {
+    let mut counts = HashMap::<&str, usize>::new();
+    for item in items {
+        if let Item::Delivery(delivery) = item {
+            *counts.entry(&delivery.topic).or_default() += 1;
+        }
+    }
+    for (topic, messages) in counts {
+        shared.observer.measure(shared.participant.name(), &Measure::Consumed { topic, messages });
+    }
+}
+
+fn spawn_call(calls: &mut JoinSet<Option<Answer>>, shared: Shared, permits: Arc<Semaphore>, call: Call) {
+    calls.spawn(async move {
+        let _permit = permits.acquire_owned().await.ok()?;
+        // A call that waited so long that its lease might end under it is left to whoever takes the lease over.
+        let timeout = shared.participant.steps()[call.step].timeout();
+        let ends = shared.clock.now().saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
+        if ends > call.lease_until {
+            return None;
+        }
+        Some(call.make(&shared).await)
+    });
+}
+
+fn answered(shared: &Shared, ended: Result<Option<Answer>, tokio::task::JoinError>) -> Option<Item> {
+    match ended {
+        Ok(answer) => answer.map(Item::Answer),
+        Err(error) => {
+            // A step's own panic is caught before; the lease will be taken over.
+            tracing::error!(participant = shared.participant.name(), %error, "a call was lost");
+            None
+        }
+    }
+}
+
+/// Answers that come soon are settled; the other calls are given up, and their leases released for the next instance.
+async fn finish_calls(shared: &Shared, calls: &mut JoinSet<Option<Answer>>) {
+    let deadline = Instant::now() + STOP_PART;
+    while let Ok(Some(ended)) = timeout_at(deadline, calls.join_next()).await {
+        let Some(item) = answered(shared, ended) else { continue };
+        match timeout_at(deadline + STOP_PART / 2, settle(shared, &[item])).await {
+            Ok(Ok(settled)) => shared.relay.publish(settled.outbox),
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "an answer was not settled before the stop: the call is repeated"
+                );
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    calls.abort_all();
+    let released = shared.store.release_leases(shared.instance, shared.clock.now());
+    match timeout(STOP_PART / 2, released).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = chain(&error), "leases were not released: they end by themselves"),
+        Err(_) => tracing::warn!("leases were not released in time: they end by themselves"),
+    }
+}
+
+async fn sweep(sweeper: Sweeper, stop: CancellationToken) {
+    let mut ticks = interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        match stop.run_until_cancelled(sweeper.sweep()).await {
+            None | Some(Ok(0)) => {}
+            Some(Ok(rows)) => tracing::info!(rows, "published events that an earlier process had left in the outbox"),
+            Some(Err(error)) => tracing::warn!(error = chain(&error), "the outbox could not be swept"),
+        }
     }
 }

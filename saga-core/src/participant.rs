@@ -12,8 +12,8 @@ use crate::{
     event::{DecodeError, Encoded, EventType, Never, Outcome, Trigger},
     retry::Retry,
     step::{
-        BoxError, CallContext, Compensate, CompensateExternal, Direction, Doubt, External, Gate, Local, MustSucceed,
-        Step, StepContext, Stop,
+        BoxError, CallContext, Compensate, CompensateExternal, Doubt, External, Gate, Local, MustSucceed, Step,
+        StepContext, Stop,
     },
     transport::BoxFuture,
 };

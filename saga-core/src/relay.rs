@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -78,12 +79,12 @@ impl Relay {
 }
 
 impl Publisher {
-    /// Publishes until every [`Relay`] is gone and everything handed over is done.
-    pub(crate) async fn run(mut self) -> Result<(), Error> {
-        while let Some(rows) = self.rows.recv().await {
+    /// Publishes until it is told to stop, and then what was handed over before.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        while let Some(Some(rows)) = stop.run_until_cancelled(self.rows.recv()).await {
             self.publish_queued(rows).await;
         }
-        Ok(())
+        while self.turn().await {}
     }
 
     /// One round without waiting for rows: what is queued now. For a driver that owns the time.

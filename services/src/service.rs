@@ -10,6 +10,7 @@ use axum::{Router, http::StatusCode, routing::get};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use saga_core::{
     Participant,
+    clock::Clock,
     id::SagaId,
     node::{Health, Node},
     participant::Contract,
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     problem::{self, Problem},
-    process::{PROBE_TIMEOUT, Signals, exit, probe, serve, until_told},
+    process::{Signals, exit, probe, serve, until_told},
     shim::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
 
@@ -258,7 +259,7 @@ impl<O: Args + fmt::Debug> Service<O> {
             let kafka = options.kafka(self.name)?;
             let source = KafkaSource::connect(&kafka, &participant.listens_to()).context("no source of events")?;
             let sink = KafkaSink::connect(&kafka).context("no way to publish events")?;
-            let node = Node::new(participant, store.clone(), source, sink)?.observer(observer);
+            let node = Node::observed(participant, store.clone(), source, sink, observer, Clock::system())?;
             let listener = TcpListener::bind(options.http)
                 .await
                 .with_context(|| format!("HTTP cannot be served at {}", options.http))?;
@@ -268,7 +269,7 @@ impl<O: Args + fmt::Debug> Service<O> {
             started = starting => started?,
             () = signals.next() => return Ok(()),
         };
-        let routes = (self.routes)(node.starter(), store.clone()).merge(health(node.health(), store));
+        let routes = (self.routes)(node.starter(), store).merge(health(node.health()));
         tracing::info!(service = self.name, http = %options.http, brokers = %options.brokers, "playing");
         until_told(&mut signals, GRACE - FLUSH, |stop| async move {
             // Whichever ends first ends the other.
@@ -300,21 +301,11 @@ pub async fn create_tables(store: &Store, schema: &[&'static str]) -> anyhow::Re
     Ok(())
 }
 
-/// `/health`: the process lives. `/ready`: it can work.
-fn health(node: Health, store: Store) -> Router {
-    let ready = move || {
-        let (node, store) = (node.clone(), store.clone());
-        async move {
-            let checks = async {
-                node.ready().await?;
-                store.check().await.map_err(|error| error.to_string())
-            };
-            tokio::time::timeout(PROBE_TIMEOUT, checks)
-                .await
-                .unwrap_or_else(|_| Err(format!("no answer within {PROBE_TIMEOUT:?}")))
-                .map(|()| "ready")
-                .map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why))
-        }
+/// `/health`: the process lives. `/ready`: it has its database and its partitions.
+fn health(node: Health) -> Router {
+    let ready = async move || match node.ready().await {
+        Ok(()) => Ok("ready"),
+        Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     };
     Router::new().route("/health", get(async || "alive")).route("/ready", get(ready))
 }

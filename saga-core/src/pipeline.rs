@@ -1,0 +1,226 @@
+//! The correctness argument: how a batch of reactions is settled, in one transaction.
+//!
+//! ```text
+//! deliveries ─┐
+//! due work  ──┼─► attempt: lock ► read ► fold ► write ► commit ─► outbox rows to the relay
+//! answers   ──┘      └─ a step failed: roll back, settle each item alone   └─► calls to the pool, positions to the source
+//! ```
+//!
+//! The invariant: nothing leaves this file before its transaction has committed, and whatever a crash interrupts is either
+//! not written at all (the delivery or the due row comes again) or written whole (the ledger absorbs the repetition).
+
+use std::collections::HashMap;
+
+use tokio::time::Instant;
+
+use crate::{
+    envelope::{Delivery, Envelope},
+    error::Error,
+    id::{ReactionId, SagaId},
+    node::Shared,
+    observer::Measure,
+    reaction::{Call, Fold, KnownFailure},
+    step::Direction,
+    store::OutboxRow,
+    transport::Position,
+};
+
+/// Something to settle.
+#[derive(Debug, Clone)]
+pub(crate) enum Item {
+    /// A message from the broker.
+    Delivery(Delivery),
+    /// A row of the work table whose time has come.
+    Due { id: ReactionId, saga: SagaId },
+    /// What a call to another system came to.
+    Answer(Answer),
+}
+
+/// What a call to another system came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) id: ReactionId,
+    pub(crate) saga: SagaId,
+    pub(crate) step: usize,
+    pub(crate) direction: Direction,
+    pub(crate) attempt: u32,
+    pub(crate) result: Result<Vec<u8>, KnownFailure>,
+}
+
+/// What is left to do after the commit.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) outbox: Vec<OutboxRow>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) positions: Vec<Position>,
+}
+
+/// Why a transaction was rolled back.
+#[derive(Debug)]
+pub(crate) enum Aborted {
+    /// A step failed. Its reaction will be written down as failed, in a transaction of its own.
+    Step(ReactionId, KnownFailure),
+    /// Two transactions stood in each other's way, or PostgreSQL's lock table is full: smaller batches help.
+    Conflict(Error),
+    /// The database or a bug; nobody's attempt is counted.
+    Toolkit(Error),
+}
+
+impl From<Error> for Aborted {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Database { source, .. } if is_conflict(source) => Aborted::Conflict(error),
+            _ => Aborted::Toolkit(error),
+        }
+    }
+}
+
+/// serialization_failure, deadlock_detected, out_of_memory (the shared lock table), lock_not_available (PostgreSQL, appendix A).
+pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "53200" | "55P03"))
+}
+
+/// Settles every item: when this returns, each is in the ledger or in the work table, and may be forgotten by whoever brought it.
+///
+/// A step's failure is told from an outage by what happens next: the failure is written down in a transaction of its own, and
+/// if that fails too, nothing was counted and the whole batch comes again.
+pub(crate) async fn settle(shared: &Shared, items: &[Item]) -> Result<Settled, Error> {
+    match attempt(shared, items, &HashMap::new()).await {
+        Ok(settled) => Ok(settled),
+        Err(Aborted::Toolkit(error)) => Err(error),
+        Err(Aborted::Conflict(error)) if items.len() == 1 => Err(error),
+        Err(Aborted::Conflict(_)) => {
+            let (first, second) = items.split_at(items.len() / 2);
+            let mut settled = Box::pin(settle(shared, first)).await?;
+            settled.extend(Box::pin(settle(shared, second)).await?);
+            Ok(settled)
+        }
+        Err(Aborted::Step(..)) => {
+            let mut settled = Settled::default();
+            for item in items {
+                settled.extend(settle_alone(shared, item).await?);
+            }
+            Ok(settled)
+        }
+    }
+}
+
+/// One item in a transaction of its own. One event may be heard by several steps, so each round learns of at most one more failed
+/// reaction, and the next round writes it down instead of running it.
+async fn settle_alone(shared: &Shared, item: &Item) -> Result<Settled, Error> {
+    let mut known = HashMap::new();
+    loop {
+        match attempt(shared, std::slice::from_ref(item), &known).await {
+            Ok(settled) => return Ok(settled),
+            Err(Aborted::Step(reaction, failure)) => {
+                known.insert(reaction, failure);
+            }
+            Err(Aborted::Conflict(error) | Aborted::Toolkit(error)) => return Err(error),
+        }
+    }
+}
+
+/// One transaction, read top to bottom; each line says what a crash right after it leaves behind.
+async fn attempt(
+    shared: &Shared,
+    items: &[Item],
+    known: &HashMap<ReactionId, KnownFailure>,
+) -> Result<Settled, Aborted> {
+    let began = Instant::now();
+    let arrivals: Vec<Arrival<'_>> = items.iter().map(|item| Arrival::of(shared, item)).collect();
+    let mut sagas: Vec<SagaId> = arrivals.iter().filter_map(Arrival::saga).collect();
+    sagas.sort_unstable();
+    sagas.dedup();
+
+    // A crash here leaves nothing: the source still has the deliveries, the table still has the rows.
+    let mut tx = shared.store.begin().await?;
+    // Nothing; the locks go with the connection. From here on no other transaction of this participant sees these sagas.
+    tx.lock(&sagas).await?;
+    // Nothing. A statement of its own: a read in the locking statement would see the past.
+    let (ledger, work) = tx.read(&sagas).await?;
+
+    let mut fold = Fold::new(shared, tx, ledger, work, known);
+    for arrival in arrivals {
+        // Nothing: the steps' own writes are in the same transaction.
+        fold.settle(arrival).await?;
+    }
+    let mut done = fold.finish();
+    // Nothing: ledger, outbox and work are in the same transaction as the steps' own writes.
+    done.tx.write(&done.changes).await?;
+    // Before: nothing. After: everything, and the offsets are behind, so the deliveries come again and are absorbed; the outbox
+    // rows wait for the sweeper, the calls for the end of their lease. An error here is unknown, which is one of the two.
+    done.tx.commit().await?;
+
+    for (span, outcome, took) in done.spans {
+        span.settle(&outcome, took);
+    }
+    let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
+    shared.observer.measure(shared.participant.name(), &measure);
+    Ok(Settled { outbox: done.changes.outbox, calls: done.calls, positions: positions(items) })
+}
+
+/// An item with what could be read of it before the transaction.
+#[derive(Debug)]
+pub(crate) enum Arrival<'i> {
+    /// An event that somebody here reacts to.
+    Event(&'i Delivery, Box<Envelope>),
+    /// A message that somebody should have a look at.
+    Malformed(&'i Delivery, String),
+    /// An event that nobody here reacts to.
+    Passed(String),
+    /// See [`Item::Due`].
+    Due(ReactionId, SagaId),
+    /// See [`Item::Answer`].
+    Answer(&'i Answer),
+}
+
+impl<'i> Arrival<'i> {
+    fn of(shared: &Shared, item: &'i Item) -> Self {
+        match item {
+            Item::Due { id, saga } => Arrival::Due(*id, *saga),
+            Item::Answer(answer) => Arrival::Answer(answer),
+            Item::Delivery(delivery) => match crate::envelope::event_type(delivery) {
+                Some(event_type) if !shared.hears(&event_type) => Arrival::Passed(event_type),
+                _ => match Envelope::decode(delivery) {
+                    Ok(envelope) => Arrival::Event(delivery, Box::new(envelope)),
+                    Err(malformed) => Arrival::Malformed(delivery, malformed.to_string()),
+                },
+            },
+        }
+    }
+
+    fn saga(&self) -> Option<SagaId> {
+        match self {
+            Arrival::Event(_, envelope) => Some(envelope.saga),
+            Arrival::Due(_, saga) => Some(*saga),
+            Arrival::Answer(answer) => Some(answer.saga),
+            Arrival::Malformed(..) | Arrival::Passed(_) => None,
+        }
+    }
+}
+
+/// Every delivery of a settled batch is settled, and batches follow each other: so the highest offset per partition is the end of
+/// a contiguous prefix.
+fn positions(items: &[Item]) -> Vec<Position> {
+    let mut positions: Vec<Position> = Vec::new();
+    for item in items {
+        let Item::Delivery(d) = item else { continue };
+        let next = d.offset + 1;
+        match positions.iter_mut().find(|p| p.partition == d.partition && p.topic == d.topic && p.epoch == d.epoch) {
+            Some(position) => position.next = position.next.max(next),
+            None => {
+                positions.push(Position { topic: d.topic.clone(), partition: d.partition, next, epoch: d.epoch });
+            }
+        }
+    }
+    positions
+}
+
+impl Settled {
+    fn extend(&mut self, more: Settled) {
+        self.outbox.extend(more.outbox);
+        self.calls.extend(more.calls);
+        self.positions.extend(more.positions);
+    }
+}

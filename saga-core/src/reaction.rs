@@ -1,0 +1,893 @@
+//! One reaction after the other, folded over the rows of its saga: ask the verdict, run the step, remember what to write.
+//!
+//! The invariant: *already done?* is asked before *may I?*, and both before the step's own code runs.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    panic::AssertUnwindSafe,
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use saga_compensation as verdict;
+use saga_compensation::State;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::{
+    envelope::{self, Delivery, Envelope, MAX_HOPS, clip},
+    event::{Encoded, EventType},
+    id::{EventId, IdempotencyKey, ReactionId, SagaId},
+    ledger::SagaRows,
+    node::Shared,
+    observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
+    participant::{Contract, Failure, Known, Ran, StepKind, Wire, chain},
+    pipeline::{Aborted, Answer, Arrival, is_conflict},
+    step::{BoxError, CallContext, Direction, Doubt, StepContext},
+    store::{Changes, FailedAttempt, KEPT_FAILURES, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
+};
+
+/// How long after a call's own timeout its lease still lasts: the answer has to be settled within it.
+const LEASE_MARGIN: Duration = Duration::from_secs(15);
+/// Longest text of an error that a row keeps, in bytes.
+const MAX_ERROR: usize = 500;
+
+/// A failure, fit to be written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownFailure {
+    /// Trying again cannot help.
+    pub(crate) for_good: bool,
+    pub(crate) error: String,
+}
+
+impl From<Failure> for KnownFailure {
+    fn from(failure: Failure) -> Self {
+        let (for_good, error) = match failure {
+            Failure::Retry(error) => (false, chain(error.as_ref())),
+            Failure::GiveUp(why) | Failure::Undecodable(why) => (true, why),
+        };
+        Self { for_good, error: clip(&error, MAX_ERROR).to_owned() }
+    }
+}
+
+/// A call to make once the transaction has committed.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) id: ReactionId,
+    pub(crate) saga: SagaId,
+    pub(crate) step: usize,
+    pub(crate) direction: Direction,
+    pub(crate) attempt: u32,
+    /// The end of the lease, in milliseconds since the Unix epoch.
+    pub(crate) lease_until: i64,
+    pub(crate) what: Ask,
+    pub(crate) delivery: Delivery,
+}
+
+/// What a call asks the other system for.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Forward { on: Record },
+    Reverse { record: Option<Record>, why: Record },
+    InDoubt { on: Record, attempts: u32 },
+}
+
+/// A transaction that is ready to be written.
+pub(crate) struct Folded {
+    pub(crate) tx: Tx,
+    pub(crate) changes: Changes,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) spans: Vec<(Box<dyn ReactionSpan>, Outcome, Duration)>,
+}
+
+/// The batch's transaction with everything that it has decided so far.
+pub(crate) struct Fold<'f> {
+    shared: &'f Shared,
+    known: &'f HashMap<ReactionId, KnownFailure>,
+    now: i64,
+    sagas: BTreeMap<SagaId, SagaRows>,
+    done: Folded,
+}
+
+/// A reaction on its way through the fold.
+struct Current<'r> {
+    id: ReactionId,
+    step: usize,
+    contract: Contract,
+    direction: Direction,
+    delivery: &'r Delivery,
+    event: &'r Envelope,
+    /// The row that it waited in, if it did.
+    row: Option<WorkRow>,
+}
+
+impl<'f> Fold<'f> {
+    pub(crate) fn new(
+        shared: &'f Shared,
+        tx: Tx,
+        ledger: Vec<LedgerRow>,
+        work: Vec<WorkRow>,
+        known: &'f HashMap<ReactionId, KnownFailure>,
+    ) -> Self {
+        let mut sagas = BTreeMap::<SagaId, SagaRows>::new();
+        for row in ledger {
+            sagas.entry(row.saga).or_default().read_ledger(row);
+        }
+        for row in work {
+            sagas.entry(row.saga).or_default().read_work(row);
+        }
+        let done = Folded { tx, changes: Changes::default(), calls: Vec::new(), spans: Vec::new() };
+        Self { shared, known, now: shared.clock.now(), sagas, done }
+    }
+
+    /// Settles one arrival, and then whatever of its saga need not wait any longer.
+    pub(crate) async fn settle(&mut self, arrival: Arrival<'_>) -> Result<(), Aborted> {
+        let saga = match arrival {
+            Arrival::Passed(event_type) => {
+                self.measure(&Measure::Passed { event_type: &event_type });
+                return Ok(());
+            }
+            Arrival::Malformed(delivery, reason) => {
+                self.malformed(delivery, reason);
+                return Ok(());
+            }
+            Arrival::Event(delivery, event) => {
+                for (step, direction) in self.shared.reactions(&event.event_type) {
+                    let id = ReactionId::derive(event.saga, self.contract(step).name, direction, &event.id);
+                    let contract = self.contract(step).clone();
+                    let current = Current { id, step, contract, direction, delivery, event: &event, row: None };
+                    self.react(current).await?;
+                }
+                event.saga
+            }
+            Arrival::Due(id, saga) => {
+                self.due(id, saga).await?;
+                saga
+            }
+            Arrival::Answer(answer) => {
+                self.answer(answer).await?;
+                answer.saga
+            }
+        };
+        self.release(saga).await
+    }
+
+    /// What is to be written.
+    pub(crate) fn finish(mut self) -> Folded {
+        for rows in std::mem::take(&mut self.sagas).into_values() {
+            rows.collect(&mut self.done.changes);
+        }
+        self.done
+    }
+
+    fn contract(&self, step: usize) -> &'f Contract {
+        &self.shared.contracts[step]
+    }
+
+    fn rows(&mut self, saga: SagaId) -> &mut SagaRows {
+        self.sagas.entry(saga).or_default()
+    }
+
+    fn measure(&self, measure: &Measure<'_>) {
+        self.shared.observer.measure(self.shared.participant.name(), measure);
+    }
+
+    // ---- what arrives ------------------------------------------------------------------------------------------------
+
+    /// No event, but somebody should know: its bytes wait for a person, and block nobody.
+    fn malformed(&mut self, delivery: &Delivery, reason: String) {
+        let id = ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
+        tracing::error!(
+            participant = self.shared.participant.name(),
+            topic = %delivery.topic,
+            partition = delivery.partition,
+            offset = delivery.offset,
+            reason,
+            "a message is stuck: it is no event that could be reacted to"
+        );
+        self.done.changes.work.retain(|row| row.id != id);
+        self.done.changes.work.push(WorkRow {
+            id,
+            saga: SagaId(Uuid::nil()),
+            step: String::new(),
+            direction: Direction::Forward,
+            state: WorkState::Stuck,
+            seq: 0,
+            delivery: delivery.clone(),
+            due_at: None,
+            attempts: 0,
+            lease_owner: None,
+            failures: Vec::new(),
+            since: self.now,
+            reason,
+            blocks: false,
+        });
+    }
+
+    /// A row whose time has come: another attempt, the end of a lease, or a compensation that waited for that end.
+    async fn due(&mut self, id: ReactionId, saga: SagaId) -> Result<(), Aborted> {
+        let now = self.now;
+        let Some(row) = self.rows(saga).work(id).filter(|row| row.due_at.is_some_and(|due| due <= now)).cloned() else {
+            return Ok(()); // Another instance, or an earlier item of this batch, was faster.
+        };
+        self.resume(row).await
+    }
+
+    /// Rows that wait behind nothing any more.
+    async fn release(&mut self, saga: SagaId) -> Result<(), Aborted> {
+        for id in self.rows(saga).parked() {
+            let rows = self.rows(saga);
+            let Some(row) = rows.work(id).filter(|row| row.state == WorkState::Parked).cloned() else { continue };
+            if !rows.blocked(row.direction, Some(row.seq)) {
+                self.resume(row).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn resume(&mut self, row: WorkRow) -> Result<(), Aborted> {
+        let Some(step) = self.shared.contracts.iter().position(|contract| contract.name == row.step) else {
+            return Ok(()); // A step of another version of this participant: its rows wait for it.
+        };
+        let contract = self.contract(step).clone();
+        let state = self.rows(row.saga).ledger(&row.step).map(|ledger| ledger.state);
+        let calls = match row.direction {
+            Direction::Forward => state == Some(State::Calling),
+            Direction::Compensation => state == Some(State::Compensating),
+        };
+        if calls && contract.kind == StepKind::External && row.state != WorkState::Parked {
+            let saga = row.saga;
+            let compensation_waits = row.direction == Direction::Forward
+                && self.rows(saga).waiting().any(|other| {
+                    other.step == row.step
+                        && other.direction == Direction::Compensation
+                        && other.state == WorkState::Parked
+                });
+            let mut row = row;
+            if compensation_waits {
+                // Nobody calls any more: the compensation that waited for the answer goes in doubt, see `release`.
+                row.state = WorkState::Deferred;
+                row.due_at = Some(self.now);
+                self.rows(saga).put_work(row);
+                return Ok(());
+            }
+            // Counted before the call is made, and under the saga's lock: of two instances only one gets here.
+            row.attempts += 1;
+            self.call(step, row);
+            return Ok(());
+        }
+        let delivery = row.delivery.clone();
+        match Envelope::decode(&delivery) {
+            Ok(event) => {
+                let (id, direction) = (row.id, row.direction);
+                let current =
+                    Current { id, step, contract, direction, delivery: &delivery, event: &event, row: Some(row) };
+                self.react(current).await
+            }
+            Err(malformed) => {
+                let mut row = row;
+                row.state = WorkState::Stuck;
+                row.due_at = None;
+                row.reason = malformed.to_string();
+                let saga = row.saga;
+                self.rows(saga).put_work(row);
+                Ok(())
+            }
+        }
+    }
+
+    // ---- one reaction ------------------------------------------------------------------------------------------------
+
+    async fn react(&mut self, current: Current<'_>) -> Result<(), Aborted> {
+        let began = Instant::now();
+        let mut span = self.span(&current);
+        let outcome = match current.direction {
+            Direction::Forward => self.forward(&current, span.as_mut()).await?,
+            Direction::Compensation => self.compensation(&current, span.as_mut()).await?,
+        };
+        self.done.spans.push((span, outcome, began.elapsed()));
+        Ok(())
+    }
+
+    async fn forward(&mut self, current: &Current<'_>, span: &mut dyn ReactionSpan) -> Result<Outcome, Aborted> {
+        let saga = current.event.saga;
+        let name = current.contract.name;
+        if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
+            return Ok(Outcome::Duplicate); // Its row owns it.
+        }
+        let step = &self.shared.participant.steps()[current.step];
+        let (state, first) = match self.rows(saga).ledger(name) {
+            Some(row) => (Some(row.state), row.trigger.clone()),
+            None => (None, current.event.id.clone()),
+        };
+        match verdict::forward(state, first == current.event.id || step.first_trigger_wins()) {
+            verdict::Forward::Duplicate => Ok(self.absorb(current, Outcome::Duplicate)),
+            verdict::Forward::Late => Ok(self.absorb(current, Outcome::Late)),
+            verdict::Forward::SecondTrigger => {
+                let reason = format!("second trigger: {name} was triggered by event {} before", clip(&first.0, 64));
+                Ok(self.stick(current, reason, false))
+            }
+            verdict::Forward::Run => {
+                if self.rows(saga).blocked(Direction::Forward, current.row.as_ref().map(|row| row.seq)) {
+                    return Ok(self.park(current, None));
+                }
+                if let Some(failure) = self.known.get(&current.id) {
+                    return Ok(self.failed(current, failure.clone()));
+                }
+                let opened = self.open(current);
+                if current.contract.kind == StepKind::External {
+                    let mut row = self.work_row(current, WorkState::Calling);
+                    row.attempts = 1;
+                    self.rows(saga).put_ledger(LedgerRow { state: State::Calling, attempts: 1, ..opened });
+                    self.call(current.step, row);
+                    return Ok(Outcome::Called);
+                }
+                let on = Wire { event_type: &current.event.event_type, body: &current.event.body };
+                let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
+                let ran = guarded(step.timeout(), span.span(), step.run(on, None, &mut cx)).await;
+                let ran = ran.map_err(|failure| aborted(current.id, failure))?;
+                self.ran(current, opened, ran, span)
+            }
+        }
+    }
+
+    async fn compensation(&mut self, current: &Current<'_>, span: &mut dyn ReactionSpan) -> Result<Outcome, Aborted> {
+        let saga = current.event.saga;
+        let name = current.contract.name;
+        if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
+            return Ok(Outcome::Duplicate);
+        }
+        let now = self.now;
+        let rows = self.rows(saga);
+        let ledger = rows.ledger(name).cloned();
+        let lease = rows
+            .forward_of(name)
+            .filter(|row| row.state == WorkState::Calling)
+            .and_then(|row| row.due_at)
+            .filter(|until| *until > now);
+        let call = if lease.is_some() { verdict::Call::Running } else { verdict::Call::Open };
+        let verdict =
+            verdict::compensation(current.contract.kind.verdict_kind(), ledger.as_ref().map(|row| row.state), call);
+        match verdict {
+            verdict::Compensation::Duplicate => return Ok(self.absorb(current, Outcome::Duplicate)),
+            verdict::Compensation::Late => return Ok(self.absorb(current, Outcome::Late)),
+            verdict::Compensation::Wait => return Ok(self.park(current, lease)),
+            _ => {}
+        }
+        if self.rows(saga).blocked(Direction::Compensation, current.row.as_ref().map(|row| row.seq)) {
+            return Ok(self.park(current, None));
+        }
+        if let Some(failure) = self.known.get(&current.id) {
+            return Ok(self.failed(current, failure.clone()));
+        }
+        let step = &self.shared.participant.steps()[current.step];
+        let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
+        match (verdict, ledger) {
+            (verdict::Compensation::Compensate, Some(row)) if current.contract.kind == StepKind::External => {
+                self.rows(saga).put_ledger(LedgerRow { state: State::Compensating, changed_at: now, ..row });
+                let mut work = self.work_row(current, WorkState::Calling);
+                work.attempts += 1;
+                self.call(current.step, work);
+                Ok(Outcome::Called)
+            }
+            (verdict::Compensation::InDoubt, Some(row)) => {
+                self.rows(saga).remove_forwards_of(name);
+                // No record and no reply: that is how a row in doubt is told from one that reverses what it recorded.
+                let row = LedgerRow { state: State::Compensating, record: None, reply: None, changed_at: now, ..row };
+                self.rows(saga).put_ledger(row);
+                let mut work = self.work_row(current, WorkState::Calling);
+                work.attempts += 1;
+                self.call(current.step, work);
+                Ok(Outcome::Called)
+            }
+            (verdict::Compensation::Compensate, Some(row)) => {
+                let record = row.record.clone();
+                let done = record.as_ref().map(|r| Wire { event_type: &r.event_type, body: &r.body });
+                let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
+                let emits = guarded(step.timeout(), span.span(), step.compensate(done, why, &mut cx)).await;
+                let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+                self.close(current, row, State::Compensated, envelope::Kind::Compensated, emits, span)?;
+                Ok(Outcome::Compensated)
+            }
+            (_, row) => {
+                let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
+                let emits = guarded(step.timeout(), span.span(), step.nothing_done(why, &mut cx)).await;
+                let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+                let row = row.unwrap_or_else(|| self.open(current));
+                self.rows(saga).remove_forwards_of(name);
+                self.close(current, row, State::Void, envelope::Kind::NothingDone, emits, span)?;
+                Ok(Outcome::NothingDone)
+            }
+        }
+    }
+
+    // ---- answers of calls ----------------------------------------------------------------------------------------------
+
+    async fn answer(&mut self, answer: &Answer) -> Result<(), Aborted> {
+        let contract = self.contract(answer.step).clone();
+        let rows = self.rows(answer.saga);
+        let (Some(row), Some(ledger)) = (rows.work(answer.id).cloned(), rows.ledger(contract.name).cloned()) else {
+            return Ok(()); // Another attempt's answer settled it: this one is late.
+        };
+        let began = Instant::now();
+        let delivery = row.delivery.clone();
+        let event = match Envelope::decode(&delivery) {
+            Ok(event) => event,
+            Err(_) => return Ok(()), // It was readable when its row was written.
+        };
+        let current = Current {
+            id: answer.id,
+            step: answer.step,
+            contract,
+            direction: answer.direction,
+            delivery: &delivery,
+            event: &event,
+            row: Some(row),
+        };
+        let mut span = self.span(&current);
+        let outcome = match (answer.direction, ledger.state) {
+            (Direction::Forward, State::Calling) => {
+                self.forward_answer(&current, ledger, answer, span.as_mut()).await?
+            }
+            (Direction::Compensation, State::Compensating) => {
+                self.reversal(&current, ledger, answer, span.as_mut()).await?
+            }
+            _ => Outcome::Late,
+        };
+        self.done.spans.push((span, outcome, began.elapsed()));
+        Ok(())
+    }
+
+    /// The first answer settles the row, whichever attempt it belongs to.
+    async fn forward_answer(
+        &mut self,
+        current: &Current<'_>,
+        ledger: LedgerRow,
+        answer: &Answer,
+        span: &mut dyn ReactionSpan,
+    ) -> Result<Outcome, Aborted> {
+        let attempts = current.row.as_ref().map_or(1, |row| row.attempts);
+        let reply = match (&answer.result, self.known.get(&current.id)) {
+            (_, Some(failure)) => return Ok(self.failed(current, failure.clone())),
+            (Err(_), None) if attempts != answer.attempt => return Ok(Outcome::Late), // A newer attempt is on its way.
+            (Err(failure), None) => return Ok(self.failed(current, failure.clone())),
+            (Ok(reply), None) => reply,
+        };
+        let saga = answer.saga;
+        let step = &self.shared.participant.steps()[current.step];
+        let on_body = ledger.trigger_body.clone().unwrap_or_default();
+        let on = Wire { event_type: &ledger.trigger_type, body: &on_body };
+        let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
+        let ran = guarded(step.timeout(), span.span(), step.run(on, Some(reply), &mut cx)).await;
+        let ran = ran.map_err(|failure| aborted(current.id, failure))?;
+        let said = match ran {
+            Ran::Emits(_) => verdict::Said::Yes,
+            Ran::Rejects(_) => verdict::Said::No,
+            Ran::RejectsAfterEffect(_) => verdict::Said::NoAfterEffect,
+        };
+        let mut opened = ledger;
+        opened.reply = Some(reply.clone());
+        opened.attempts = attempts;
+        match verdict::answer(Some(opened.state), said, attempts > 1) {
+            verdict::Answer::Done | verdict::Answer::Rejected => self.ran(current, opened, ran, span),
+            verdict::Answer::Late => Ok(Outcome::Late),
+            verdict::Answer::CloseThenReject => {
+                let (Ran::Emits(no) | Ran::Rejects(no) | Ran::RejectsAfterEffect(no)) = ran;
+                let record = no.map(|no| Record { event_type: no.event.name.to_owned(), body: no.body });
+                let name = current.contract.name;
+                let closing = ReactionId::derive(saga, name, Direction::Compensation, &current.event.id);
+                let mut work = self.work_row(current, WorkState::Calling);
+                work = WorkRow { id: closing, direction: Direction::Compensation, attempts: 1, ..work };
+                self.rows(saga).remove_work(current.id);
+                let (state, changed_at) = (State::Compensating, self.now);
+                self.rows(saga).put_ledger(LedgerRow { state, rejecting: true, record, changed_at, ..opened });
+                self.call(current.step, work);
+                Ok(Outcome::Called)
+            }
+        }
+    }
+
+    /// The call that took the step back, or closed its key, was answered.
+    async fn reversal(
+        &mut self,
+        current: &Current<'_>,
+        ledger: LedgerRow,
+        answer: &Answer,
+        span: &mut dyn ReactionSpan,
+    ) -> Result<Outcome, Aborted> {
+        let attempts = current.row.as_ref().map_or(1, |row| row.attempts);
+        let reversal = match (&answer.result, self.known.get(&current.id)) {
+            (_, Some(failure)) => return Ok(self.failed(current, failure.clone())),
+            (Err(_), None) if attempts != answer.attempt => return Ok(Outcome::Late),
+            (Err(failure), None) => return Ok(self.failed(current, failure.clone())),
+            (Ok(reversal), None) => reversal,
+        };
+        if ledger.rejecting {
+            // The key is closed: now the step may say its no.
+            let no = ledger.record.clone().and_then(|record| {
+                let event = current.contract.rejects.iter().find(|event| event.name == record.event_type)?;
+                Some(Encoded { event: *event, subject: None, body: record.body })
+            });
+            self.close(current, ledger, State::Compensated, envelope::Kind::Rejected, no, span)?;
+            return Ok(Outcome::Rejected);
+        }
+        let step = &self.shared.participant.steps()[current.step];
+        let from = Wire { event_type: "", body: reversal };
+        let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
+        let mut cx = StepContext { conn: self.done.tx.conn(), saga: answer.saga, now: self.now };
+        let emits = guarded(step.timeout(), span.span(), step.compensate(Some(from), why, &mut cx)).await;
+        let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+        self.close(current, ledger, State::Compensated, envelope::Kind::Compensated, emits, span)?;
+        Ok(Outcome::Compensated)
+    }
+
+    // ---- what becomes of it --------------------------------------------------------------------------------------------
+
+    /// A forward ran: record and emit.
+    fn ran(
+        &mut self,
+        current: &Current<'_>,
+        mut row: LedgerRow,
+        ran: Ran,
+        span: &mut dyn ReactionSpan,
+    ) -> Result<Outcome, Aborted> {
+        let (state, kind, emits, outcome) = match ran {
+            Ran::Emits(emits) => (State::Done, envelope::Kind::Done, emits, Outcome::Emitted),
+            Ran::Rejects(no) | Ran::RejectsAfterEffect(no) => {
+                (State::Rejected, envelope::Kind::Rejected, no, Outcome::Rejected)
+            }
+        };
+        row.record = emits.as_ref().map(|e| Record { event_type: e.event.name.to_owned(), body: e.body.clone() });
+        self.close(current, row, state, kind, emits, span)?;
+        Ok(outcome)
+    }
+
+    /// The ledger row gets its new state, the event goes to the outbox, and the reaction waits no longer.
+    fn close(
+        &mut self,
+        current: &Current<'_>,
+        mut row: LedgerRow,
+        state: State,
+        kind: envelope::Kind,
+        emits: Option<Encoded>,
+        span: &mut dyn ReactionSpan,
+    ) -> Result<(), Aborted> {
+        if let Some(encoded) = emits {
+            row.ending = encoded.event.ending.or(row.ending);
+            self.emit(current, kind, encoded, span).map_err(|why| aborted(current.id, Failure::GiveUp(why)))?;
+        }
+        row.state = state;
+        row.changed_at = self.now;
+        let rows = self.rows(current.event.saga);
+        rows.put_ledger(row);
+        rows.remove_work(current.id);
+        Ok(())
+    }
+
+    fn emit(
+        &mut self,
+        current: &Current<'_>,
+        kind: envelope::Kind,
+        encoded: Encoded,
+        span: &mut dyn ReactionSpan,
+    ) -> Result<(), String> {
+        let Encoded { event: EventType { name, topic, ending }, subject, body } = encoded;
+        let saga = current.event.saga;
+        let hops = current.event.hops + 1;
+        if hops > MAX_HOPS {
+            return Err(format!("the saga has emitted {MAX_HOPS} events in a row: do these events go in a circle?"));
+        }
+        if let (Some(_), Some(by)) = (ending, self.rows(saga).ended_by()) {
+            return Err(format!("second ending: {by} has ended the saga before, {name} would end it again"));
+        }
+        // A rejection that waited for its key to be closed is still the forward's outcome.
+        let direction = if kind == envelope::Kind::Rejected { Direction::Forward } else { current.direction };
+        let participant = self.shared.participant.name();
+        let id = EventId::derive(saga, participant, current.contract.name, direction, name);
+        let trace = span.emit(&Emission { id: &id, event_type: name, topic, ending });
+        let message = Envelope {
+            id,
+            source: format!("/{participant}"),
+            event_type: name.to_owned(),
+            time: Some(self.now),
+            subject: subject.or_else(|| current.event.subject.clone()),
+            saga,
+            causation: Some(current.event.id.clone()),
+            step: Some(current.contract.name.to_owned()),
+            kind: Some(kind),
+            ending,
+            hops,
+            trace: trace.unwrap_or_else(|| current.event.trace.clone()),
+            body,
+        }
+        .encode(topic)
+        .map_err(|malformed| format!("{name} cannot be emitted: {malformed}"))?;
+        let id = self.shared.clock.time_ordered_uuid();
+        self.done.changes.outbox.push(OutboxRow { id, message, created_at: self.now });
+        Ok(())
+    }
+
+    fn absorb(&mut self, current: &Current<'_>, outcome: Outcome) -> Outcome {
+        if current.row.is_some() {
+            self.rows(current.event.saga).remove_work(current.id);
+        }
+        outcome
+    }
+
+    fn park(&mut self, current: &Current<'_>, until: Option<i64>) -> Outcome {
+        let mut row = self.work_row(current, WorkState::Parked);
+        row.due_at = until;
+        self.rows(current.event.saga).put_work(row);
+        Outcome::Parked
+    }
+
+    fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {
+        let mut row = self.work_row(current, WorkState::Stuck);
+        row.blocks = blocks;
+        row.due_at = None;
+        row.reason = reason.clone();
+        tracing::error!(
+            participant = self.shared.participant.name(),
+            step = current.contract.name,
+            direction = %current.direction,
+            saga = %current.event.saga,
+            event = %current.event.id,
+            topic = %current.delivery.topic,
+            partition = current.delivery.partition,
+            offset = current.delivery.offset,
+            attempt = row.attempts,
+            reason,
+            "a reaction is stuck: it needs a person"
+        );
+        self.rows(current.event.saga).put_work(row);
+        Outcome::Stuck(reason)
+    }
+
+    /// A failed reaction waits for its next attempt, or for a person when its policy is used up.
+    fn failed(&mut self, current: &Current<'_>, failure: KnownFailure) -> Outcome {
+        let step = &self.shared.participant.steps()[current.step];
+        let mut row = self.work_row(current, WorkState::Deferred);
+        // A call's attempt was counted when it was begun.
+        if current.row.as_ref().is_none_or(|row| row.state != WorkState::Calling) {
+            row.attempts += 1;
+        }
+        row.lease_owner = None;
+        row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
+        let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
+        row.failures.drain(..surplus);
+        let next = step.retry().next(row.attempts, self.now - row.since, self.shared.clock.random());
+        self.rows(current.event.saga).put_work(row.clone());
+        match next {
+            _ if failure.for_good => self.stick(&current.with(row), failure.error, true),
+            None => {
+                let reason = format!("{} attempts failed, the last with: {}", row.attempts, failure.error);
+                self.stick(&current.with(row), reason, true)
+            }
+            Some(wait) => {
+                row.due_at = Some(self.now.saturating_add(millis(wait)));
+                tracing::warn!(
+                    participant = self.shared.participant.name(),
+                    step = current.contract.name,
+                    direction = %current.direction,
+                    saga = %current.event.saga,
+                    event = %current.event.id,
+                    attempt = row.attempts,
+                    error = failure.error,
+                    "a reaction failed and will be tried again in {wait:?}"
+                );
+                self.rows(current.event.saga).put_work(row);
+                Outcome::Deferred(failure.error)
+            }
+        }
+    }
+
+    /// Leases the row to this process; the call goes out after the commit.
+    fn call(&mut self, step: usize, mut row: WorkRow) {
+        let saga = row.saga;
+        let Some(ledger) = self.rows(saga).ledger(&row.step).cloned() else { return };
+        let lease_until =
+            self.now.saturating_add(millis(self.shared.participant.steps()[step].timeout() + LEASE_MARGIN));
+        row.state = WorkState::Calling;
+        row.lease_owner = Some(self.shared.instance);
+        row.due_at = Some(lease_until);
+        let on = Record { event_type: ledger.trigger_type, body: ledger.trigger_body.unwrap_or_default() };
+        let what = match row.direction {
+            Direction::Forward => Ask::Forward { on },
+            Direction::Compensation if ledger.rejecting || (ledger.record.is_none() && ledger.reply.is_none()) => {
+                Ask::InDoubt { on, attempts: ledger.attempts }
+            }
+            Direction::Compensation => match Envelope::decode(&row.delivery) {
+                Ok(event) => {
+                    let why = Record { event_type: event.event_type, body: event.body };
+                    Ask::Reverse { record: ledger.record, why }
+                }
+                Err(_) => return, // It was readable when its row was written.
+            },
+        };
+        self.done.calls.push(Call {
+            id: row.id,
+            saga,
+            step,
+            direction: row.direction,
+            attempt: row.attempts,
+            lease_until,
+            what,
+            delivery: row.delivery.clone(),
+        });
+        self.rows(saga).put_work(row);
+    }
+
+    // ---- rows and spans ------------------------------------------------------------------------------------------------
+
+    /// The ledger row of a reaction that opens it.
+    fn open(&self, current: &Current<'_>) -> LedgerRow {
+        let external = current.contract.kind == StepKind::External;
+        LedgerRow {
+            saga: current.event.saga,
+            step: current.contract.name.to_owned(),
+            state: State::Done,
+            trigger: current.event.id.clone(),
+            trigger_type: current.event.event_type.clone(),
+            trigger_body: external.then(|| current.event.body.clone()),
+            record: None,
+            reply: None,
+            attempts: current.row.as_ref().map_or(1, |row| row.attempts + 1),
+            rejecting: false,
+            ending: None,
+            trace: current.event.trace.clone(),
+            hops: current.event.hops,
+            changed_at: self.now,
+        }
+    }
+
+    fn work_row(&self, current: &Current<'_>, state: WorkState) -> WorkRow {
+        match &current.row {
+            Some(row) => WorkRow { state, ..row.clone() },
+            None => WorkRow {
+                id: current.id,
+                saga: current.event.saga,
+                step: current.contract.name.to_owned(),
+                direction: current.direction,
+                state,
+                seq: 0,
+                delivery: current.delivery.clone(),
+                due_at: None,
+                attempts: 0,
+                lease_owner: None,
+                failures: Vec::new(),
+                since: self.now,
+                reason: String::new(),
+                blocks: true,
+            },
+        }
+    }
+
+    fn span(&self, current: &Current<'_>) -> Box<dyn ReactionSpan> {
+        let delivery = current.delivery;
+        self.shared.observer.reaction(&Reaction {
+            participant: self.shared.participant.name(),
+            step: current.contract.name,
+            direction: current.direction,
+            saga: current.event.saga,
+            event: Some(&current.event.id),
+            event_type: Some(&current.event.event_type),
+            position: Some((&delivery.topic, delivery.partition, delivery.offset)),
+            attempt: current.row.as_ref().map_or(1, |row| row.attempts.max(1)),
+            phase: Phase::Settle,
+            parent: &current.event.trace,
+        })
+    }
+}
+
+impl<'r> Current<'r> {
+    fn with(&self, row: WorkRow) -> Current<'r> {
+        Current {
+            id: self.id,
+            step: self.step,
+            contract: self.contract.clone(),
+            direction: self.direction,
+            delivery: self.delivery,
+            event: self.event,
+            row: Some(row),
+        }
+    }
+}
+
+impl Call {
+    /// Makes the call, outside any transaction.
+    pub(crate) async fn make(&self, shared: &Shared) -> Answer {
+        let step = &shared.participant.steps()[self.step];
+        let contract = &shared.contracts[self.step];
+        let participant = shared.participant.name();
+        let began = Instant::now();
+        let trace = Envelope::decode(&self.delivery).map(|event| event.trace).unwrap_or_default();
+        let span = shared.observer.reaction(&Reaction {
+            participant,
+            step: contract.name,
+            direction: self.direction,
+            saga: self.saga,
+            event: None,
+            event_type: None,
+            position: None,
+            attempt: self.attempt,
+            phase: Phase::Call,
+            parent: &trace,
+        });
+        let key = |direction| IdempotencyKey::derive(self.saga, participant, contract.name, direction);
+        let cx = CallContext { saga: self.saga, key: key(self.direction), attempt: self.attempt };
+        let wire = |record: &'_ Record| -> Record { record.clone() };
+        let result = match &self.what {
+            Ask::Forward { on } => {
+                let on = wire(on);
+                let on = Wire { event_type: &on.event_type, body: &on.body };
+                guarded(step.timeout(), span.span(), step.call(on, &cx)).await
+            }
+            Ask::Reverse { record, why } => {
+                let record = record.as_ref().map(|r| Wire { event_type: &r.event_type, body: &r.body });
+                let why = Wire { event_type: &why.event_type, body: &why.body };
+                guarded(step.timeout(), span.span(), step.reverse(Known::Done { record, why }, &cx)).await
+            }
+            Ask::InDoubt { on, attempts } => {
+                let doubt = Doubt { forward_key: key(Direction::Forward), attempts: *attempts };
+                let on = Wire { event_type: &on.event_type, body: &on.body };
+                guarded(step.timeout(), span.span(), step.reverse(Known::InDoubt { on, doubt: &doubt }, &cx)).await
+            }
+        };
+        let result = result.map_err(KnownFailure::from);
+        let outcome = match &result {
+            Ok(_) => Outcome::Answered,
+            Err(failure) => Outcome::Deferred(failure.error.clone()),
+        };
+        span.settle(&outcome, began.elapsed());
+        Answer {
+            id: self.id,
+            saga: self.saga,
+            step: self.step,
+            direction: self.direction,
+            attempt: self.attempt,
+            result,
+        }
+    }
+}
+
+/// Runs a step's own code: within its time, inside its span, and a panic is a failure of this reaction only.
+async fn guarded<T>(
+    timeout: Duration,
+    span: tracing::Span,
+    code: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(timeout, AssertUnwindSafe(code).catch_unwind().instrument(span)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(Failure::Retry(format!("the step panicked: {text}").into()))
+        }
+        Err(_) => Err(Failure::Retry(format!("the step took longer than {timeout:?}").into())),
+    }
+}
+
+/// Two transactions in each other's way are nobody's failure, even when a step's own statement was the one to notice.
+fn aborted(id: ReactionId, failure: Failure) -> Aborted {
+    match failure {
+        Failure::Retry(error) => match conflict(error) {
+            Ok(source) => Aborted::Conflict(crate::Error::Database { doing: "running a step", source: *source }),
+            Err(error) => Aborted::Step(id, Failure::Retry(error).into()),
+        },
+        failure => Aborted::Step(id, failure.into()),
+    }
+}
+
+fn conflict(error: BoxError) -> Result<Box<sqlx::Error>, BoxError> {
+    match error.downcast::<sqlx::Error>() {
+        Ok(source) if is_conflict(&source) => Ok(source),
+        Ok(source) => Err(source),
+        Err(other) => Err(other),
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

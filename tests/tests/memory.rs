@@ -1,0 +1,141 @@
+//! Ring 2: the three real participants in memory. Most of what can go wrong is shown here, where a second attempt costs no time.
+
+use saga_core::{State, id::SagaId, timeline::Timeline};
+use saga_services::gateway::Behaviour;
+use saga_tests::{
+    scenario,
+    stage::Stage,
+    world::{Order, World},
+};
+use uuid::Uuid;
+
+#[tokio::test]
+async fn a_paid_order_is_shipped_and_completed() {
+    scenario::a_paid_order_is_shipped_and_completed(&mut Stage::new(1).await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_declined_payment_cancels_the_order() {
+    scenario::a_declined_payment_cancels_the_order(&mut Stage::new(2).await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_shipment_refunds_the_customer() {
+    scenario::a_failed_shipment_refunds_the_customer(&mut Stage::new(3).await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repeated_delivery_changes_nothing() {
+    scenario::a_repeated_delivery_changes_nothing(&mut Stage::new(4).await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_consumer_that_was_down_catches_up() {
+    scenario::a_consumer_that_was_down_catches_up(&mut Stage::new(5).await.unwrap(), 1_000).await.unwrap();
+}
+
+/// The gateway fails, or does what it was asked and then fails: calls are repeated under their key, and a no after an attempt of
+/// unknown outcome closes the key before it is believed. Nobody is charged twice.
+#[tokio::test]
+async fn a_gateway_that_loses_answers_charges_nobody_twice() {
+    let faults = [
+        Behaviour { fail_every: 2, ..Behaviour::default() },
+        Behaviour { lose_every: 2, ..Behaviour::default() },
+        Behaviour { fail_every: 3, lose_every: 2, forget_refusals: true, ..Behaviour::default() },
+    ];
+    for (seed, behaviour) in faults.into_iter().enumerate() {
+        let mut stage = Stage::with_gateway(seed as u64, behaviour.clone()).await.unwrap();
+        for i in 0..30 {
+            let order = match i % 3 {
+                0 => Order::of_a_book(),
+                1 => Order::by_a_declined_customer(),
+                _ => Order::of_a_sold_out_lamp(),
+            };
+            stage.place(&order).await.unwrap();
+        }
+        let totals = stage.totals().await.unwrap();
+        assert_eq!(totals.disagreement(), None, "{behaviour:?}");
+        assert_eq!((totals.completed, totals.cancelled), (10, 20), "{behaviour:?}");
+    }
+}
+
+/// Messages that no participant wrote: each gets what it deserves, and the next event is settled.
+#[tokio::test]
+async fn whatever_is_on_the_topic_the_next_event_is_settled() {
+    let mut stage = Stage::new(6).await.unwrap();
+    let saga = SagaId(Uuid::now_v7());
+    let key = Some(saga.to_string().into_bytes());
+    let placed = r#"{"order":"4711","customer":"ada","item":"book","quantity":1,"cents":5}"#;
+    let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    let event = |event_type: &str, id: &str| {
+        vec![
+            header("ce_specversion", "1.0"),
+            header("ce_type", event_type),
+            header("ce_id", id),
+            header("ce_source", "/somebody"),
+            header("ce_sagaid", &saga.to_string()),
+        ]
+    };
+    // A console producer's bytes, with a type that nobody here knows, with bytes that are no JSON, with too many headers.
+    stage.broker.append("order", None, vec![], b"hello".to_vec());
+    stage.broker.append("order", key.clone(), event("shop.order.liked.v1", "e1"), b"{}".to_vec());
+    stage.broker.append("order", key.clone(), event("shop.order.placed.v1", "e2"), vec![0xff, 0xfe]);
+    let mut huge = event("shop.order.placed.v1", "e3");
+    huge.push(("x".to_owned(), vec![b'x'; 20_000]));
+    stage.broker.append("order", key.clone(), huge, placed.into());
+    // Another saga's structured event is as good as a binary one.
+    let other = SagaId(Uuid::now_v7());
+    let structured = format!(
+        r#"{{"specversion":"1.0","id":"e4","source":"/shop","type":"shop.order.placed.v1","sagaid":"{other}","data":{placed}}}"#
+    );
+    let headers = vec![header("content-type", "application/cloudevents+json; charset=utf-8")];
+    stage.broker.append("order", Some(other.to_string().into_bytes()), headers, structured.into());
+    let well = stage.place(&Order::of_a_book()).await.unwrap();
+    assert!(stage.ended(well).await.unwrap().ending().is_some());
+
+    let stuck = stage.stores["payment"].work(100).await.unwrap();
+    let mut reasons: Vec<_> = stuck.iter().map(|row| row.reason.as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(stuck.len(), 3, "{reasons:#?}");
+    assert!(reasons.iter().any(|reason| reason.contains("the size of the headers")), "{reasons:#?}");
+    assert!(reasons.iter().any(|reason| reason.contains("has no specversion")), "{reasons:#?}");
+    assert!(reasons.iter().any(|reason| reason.contains("shop.order.placed.v1 is not what")), "{reasons:#?}");
+    let kept = stuck.iter().find(|row| row.delivery.body == [0xff, 0xfe]);
+    assert!(kept.is_some(), "the bytes are kept as they came");
+    let timeline = Timeline::of(other, stage.events()).to_string();
+    assert!(timeline.contains("charge-customer"), "the structured event was not played:\n{timeline}");
+}
+
+/// The compensation overtakes its forward: it says that nothing was done, and the forward finds the door closed.
+#[tokio::test]
+async fn a_compensation_that_comes_first_is_remembered() {
+    let mut stage = Stage::new(7).await.unwrap();
+    let saga = SagaId(Uuid::now_v7());
+    let append = |stage: &Stage, topic: &str, event_type: &str, body: &str| {
+        let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        let headers = vec![
+            header("ce_specversion", "1.0"),
+            header("ce_type", event_type),
+            header("ce_id", event_type),
+            header("ce_source", "/somebody"),
+            header("ce_sagaid", &saga.to_string()),
+        ];
+        stage.broker.append(topic, Some(saga.to_string().into_bytes()), headers, body.into());
+    };
+    append(&stage, "shipping", "shop.shipment.failed.v1", r#"{"order":"4711","reason":"flooded"}"#);
+    stage.settle().await.unwrap();
+    append(
+        &stage,
+        "order",
+        "shop.order.placed.v1",
+        r#"{"order":"4711","customer":"ada","item":"book","quantity":1,"cents":5}"#,
+    );
+    stage.settle().await.unwrap();
+
+    let totals = stage.totals().await.unwrap();
+    assert_eq!((totals.charged, totals.gateway_charges, totals.shipped), (0, 0, 0), "{totals:?}");
+    let ledger = stage.stores["payment"].ledger(saga).await.unwrap();
+    assert_eq!(ledger.iter().map(|row| row.state).collect::<Vec<_>>(), [State::Void]);
+    let timeline = Timeline::of(saga, stage.events()).to_string();
+    assert!(timeline.contains("PaymentRefunded  nothing done"), "{timeline}");
+}

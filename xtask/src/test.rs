@@ -1,0 +1,233 @@
+//! `cargo xtask test`: every check of this workspace, against a real Kafka and a real PostgreSQL.
+//!
+//! The invariant: the closing summary tells the truth about what was *not* checked, and under `CI=true` nothing may be
+//! left unchecked because something is not installed.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use saga_tests::support::{
+    Guarded, KAFKA_VARIABLE, Kafka, Missing, POSTGRES_VARIABLE, Postgres, SKIPS_VARIABLE, Stop, everything_is_required,
+};
+use tokio::process::Command;
+
+/// Check everything: formatting, lints, and all tests against a real Kafka and a real PostgreSQL
+///
+/// Starts both servers on free ports of 127.0.0.1 and stops them at the end. Each comes from the first of these that is
+/// there: the environment (SAGA_TEST_KAFKA=host:port, SAGA_TEST_POSTGRES=postgres://user:password@host:port/database); a
+/// Docker engine; Java with Maven for Kafka, server binaries or Maven for PostgreSQL. Where there is none, everything
+/// else runs, and the summary says what did not run and how to install what is missing. With CI=true or
+/// SAGA_TEST_REQUIRE=1 that is a failure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave out formatting and lints
+    #[arg(long)]
+    no_lint: bool,
+    /// Run only the tests whose name contains this
+    #[arg(long, value_name = "FILTER")]
+    only: Option<String>,
+    /// Arguments for the test programs, such as --nocapture
+    #[arg(last = true, value_name = "ARGS")]
+    arguments: Vec<String>,
+}
+
+/// Exit code 0 when everything that ran passed, and nothing that is required is missing.
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut report = Report::new();
+    let clock = report.clock;
+    let progress = |line: &str| clock.say(line);
+    let up = |server: &dyn std::fmt::Display| clock.say(&server.to_string());
+    let servers = async {
+        tokio::join!(async { Kafka::start(&progress).await.inspect(|kafka| up(kafka)) }, async {
+            Postgres::start(&progress).await.inspect(|postgres| up(postgres))
+        },)
+    };
+    // While the servers start, which takes little but waiting, what does not need them.
+    let prepare = async {
+        if args.no_lint {
+            report.not_run.push("formatting and lints (--no-lint)".to_owned());
+        } else {
+            report.run("formatting", cargo(&["fmt", "--all", "--check"])).await?;
+            let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+            report.run("lints", cargo(&clippy)).await?;
+        }
+        // All binaries, though tests start only those of the services: with one package alone cargo chooses other
+        // features for the dependencies, and would compile them and this workspace a second time.
+        let build = cargo(&["build", "--workspace", "--bins"]);
+        report.run("build of the services", build).await
+    };
+    let ((kafka, postgres), built) = tokio::join!(servers, prepare);
+
+    let skips = Skips::new();
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    tests.env(SKIPS_VARIABLE, &skips.0);
+    tests.args(&args.only).arg("--").args(&args.arguments);
+    tell(&mut tests, KAFKA_VARIABLE, kafka.as_ref().ok().map(Kafka::address));
+    tell(&mut tests, POSTGRES_VARIABLE, postgres.as_ref().ok().map(Postgres::url));
+    if built? {
+        report.run("tests", tests).await?;
+    } else {
+        report.not_run.push("the tests, as the services do not build".to_owned());
+    }
+    if let Some(filter) = &args.only {
+        report.not_run.push(format!("tests whose name does not contain {filter} (--only)"));
+    }
+    report.not_run.extend(skips.read());
+    report.missing.extend([kafka.as_ref().err(), postgres.as_ref().err()].into_iter().flatten().cloned());
+
+    // Both begin to stop before either is waited for.
+    let (mut kafka, mut postgres) = (kafka.ok(), postgres.ok());
+    kafka.iter_mut().for_each(Kafka::begin_to_stop);
+    postgres.iter_mut().for_each(Postgres::begin_to_stop);
+    drop((kafka, postgres));
+    Ok(report.close())
+}
+
+/// A cargo command in this workspace, with the cargo that runs us.
+fn cargo(arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Guarded::command(program, Stop::default());
+    command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    // What cargo tells this program about its package. Build scripts look at the same variables, so that leaving them
+    // would build their packages again here, and once more at the next cargo command by hand.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Tells the tests where a server is, or that there is none: a variable that names a dead server is not passed on.
+fn tell(command: &mut Command, variable: &str, value: Option<&str>) {
+    match value {
+        Some(value) => command.env(variable, value),
+        None => command.env_remove(variable),
+    };
+}
+
+/// The file to which skipped tests add their names.
+struct Skips(PathBuf);
+
+impl Skips {
+    fn new() -> Self {
+        let name = format!("saga-skips-{}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn read(&self) -> Vec<String> {
+        let text = fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Skips {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // it is only there when a test was skipped
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Clock(Instant);
+
+impl Clock {
+    fn say(self, line: &str) {
+        eprintln!("[{:>4}s] {line}", self.0.elapsed().as_secs());
+    }
+}
+
+/// What ran, how it went, and what did not run.
+struct Report {
+    clock: Clock,
+    ran: Vec<(&'static str, bool, Duration)>,
+    not_run: Vec<String>,
+    missing: Vec<Missing>,
+}
+
+impl Report {
+    fn new() -> Self {
+        Self { clock: Clock(Instant::now()), ran: Vec::new(), not_run: Vec::new(), missing: Vec::new() }
+    }
+
+    /// Runs a command to its end, and returns whether it succeeded.
+    async fn run(&mut self, name: &'static str, mut command: Command) -> anyhow::Result<bool> {
+        self.clock.say(name);
+        let begin = Instant::now();
+        let passed = Guarded::spawn(&mut command)?.wait().await?.success();
+        self.ran.push((name, passed, begin.elapsed()));
+        Ok(passed)
+    }
+
+    fn passed(&self, required: bool) -> bool {
+        let checks = self.ran.iter().all(|(_, passed, _)| *passed);
+        // Nothing to install: it is all there and yet it does not work.
+        let servers = self.missing.iter().all(|missing| missing.install.is_some() && !required);
+        checks && servers
+    }
+
+    fn summary(&self, required: bool) -> String {
+        let mut lines = vec!["Ran:".to_owned()];
+        for (name, passed, took) in &self.ran {
+            let verdict = if *passed { "ok" } else { "FAILED" };
+            lines.push(format!("  {verdict:<6} {name} ({} s)", took.as_secs()));
+        }
+        if self.not_run.is_empty() && self.missing.is_empty() {
+            lines.push("Everything ran.".to_owned());
+        }
+        if !self.not_run.is_empty() {
+            lines.push("NOT RUN:".to_owned());
+            lines.extend(self.not_run.iter().map(|what| format!("  {what}")));
+        }
+        for missing in &self.missing {
+            lines.push(format!("MISSING: {}, because {}", missing.what, missing.why));
+            lines.extend(missing.install.iter().map(|line| format!("  to install it: {line}")));
+        }
+        lines.push(if self.passed(required) { "PASSED" } else { "FAILED" }.to_owned());
+        lines.join("\n")
+    }
+
+    fn close(&self) -> ExitCode {
+        let required = everything_is_required();
+        eprintln!();
+        self.clock.say("done");
+        eprintln!("{}", self.summary(required));
+        if self.passed(required) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(passed: bool, install: Option<&str>) -> Report {
+        let mut report = Report::new();
+        report.ran.push(("tests", passed, Duration::from_secs(3)));
+        let install = install.map(str::to_owned);
+        report.missing.push(Missing { what: "Kafka".into(), why: "no Java".into(), install });
+        report
+    }
+
+    #[test]
+    fn what_is_not_installed_is_a_failure_only_where_it_is_required() {
+        let report = report(true, Some("apt-get install -y maven"));
+        assert!(report.passed(false) && !report.passed(true));
+        let summary = report.summary(false);
+        assert!(summary.contains("MISSING: Kafka, because no Java\n  to install it: apt-get install -y maven"));
+    }
+
+    #[test]
+    fn a_server_that_is_installed_and_does_not_start_is_a_failure() {
+        assert!(!report(true, None).passed(false));
+    }
+
+    #[test]
+    fn a_failed_check_is_a_failure_whatever_is_missing() {
+        let report = report(false, Some("apt-get install -y maven"));
+        assert!(!report.passed(false));
+        assert!(report.summary(false).ends_with("FAILED"));
+    }
+}
