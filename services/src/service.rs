@@ -223,7 +223,7 @@ impl<O: Args + fmt::Debug> Service<O> {
                     name: name.to_owned(),
                     partitions: how.partitions,
                     replication: how.replication,
-                    retention: how.retention,
+                    retention: Some(how.retention),
                 })
                 .collect();
             create_topics(&options.kafka(self.name)?, &topics).await.context("the topics could not be created")?;

@@ -19,7 +19,7 @@ pub(crate) mod kafka {
         pub(crate) name: String,
         pub(crate) partitions: i32,
         pub(crate) replication: i32,
-        pub(crate) retention: Duration,
+        pub(crate) retention: Option<Duration>,
     }
 
     pub(crate) struct KafkaSource;
@@ -35,7 +35,7 @@ pub(crate) mod kafka {
             Err(TransportError::Closed)
         }
     }
-    pub(crate) async fn create_topics(_: &KafkaConfig, _: &[TopicSpec]) -> Result<(), TransportError> {
+    pub(crate) async fn create_topics(_: &KafkaConfig, _: &[TopicSpec]) -> Result<Vec<String>, TransportError> {
         Err(TransportError::Closed)
     }
 }
