@@ -226,8 +226,14 @@ impl<O: Args + fmt::Debug> Service<O> {
                     retention: Some(how.retention),
                 })
                 .collect();
-            create_topics(&options.kafka(self.name)?, &topics).await.context("the topics could not be created")?;
-            println!("{}: the topics are there: {}", self.name, participant.publishes_on().join(", "));
+            let kafka = options.kafka(self.name)?;
+            let created = create_topics(&kafka, &topics).await.context("the topics could not be created")?;
+            println!(
+                "{}: the topics {:?} are there, {} of them new",
+                self.name,
+                participant.publishes_on(),
+                created.len()
+            );
         }
         Ok(())
     }
