@@ -27,10 +27,11 @@ use sqlx::{
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
-use crate::{
-    gateway_client::{Charge, ChargeAnswer, Refund, Refunded, Void, Voided},
-    problem::{self, Input, Problem, idempotency_key},
-};
+use crate::problem::{self, Input, Problem, idempotency_key};
+
+mod client;
+pub use client::{Charge, ChargeAnswer, GatewayClient};
+use client::{Refund, Refunded, Void, Voided};
 
 /// How the gateway behaves.
 #[derive(Debug, Clone, clap::Args)]

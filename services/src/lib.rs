@@ -6,7 +6,7 @@
 //! | [`events`] | what they tell each other: the only thing that they share |
 //! | [`order`], [`payment`], [`shipping`] | their steps, their tables |
 //! | [`api`] | HTTP in front of `order` |
-//! | [`gateway`], [`gateway_client`] | the other system that `payment` calls, with faults on request; how it is called |
+//! | [`gateway`] | the other system that `payment` calls, with faults on request, and its client |
 //! | [`service`] | the shell around a participant: options, connections, health, signals |
 //! | [`process`] | what every binary is besides: signals, an exit code |
 //! | [`problem`] | how every HTTP error looks |
@@ -14,7 +14,6 @@
 pub mod api;
 pub mod events;
 pub mod gateway;
-pub mod gateway_client;
 pub mod order;
 pub mod payment;
 pub mod problem;

@@ -7,11 +7,12 @@
 
 use saga_core::{
     Compensate, Local, Never, Participant, Step, StepContext, StepResult,
-    clock::Clock,
+    id::SagaId,
     one_of,
     start::{StartError, StartKey, Started, Starter},
     step::MustSucceed,
 };
+use uuid::Uuid;
 
 use crate::events::{OrderCancelled, OrderCompleted, OrderPlaced, PaymentDeclined, PaymentRefunded, ShipmentScheduled};
 
@@ -70,7 +71,7 @@ pub async fn place(starter: &Starter, key: StartKey<'_>, new: NewOrder) -> Resul
     starter
         .start::<PlaceOrder, _, _>(key, async move |saga, cx: &mut StepContext<'_>| {
             let NewOrder { customer, item, quantity, cents } = new;
-            let order = Clock::system().time_ordered_uuid().to_string();
+            let order = order_id(saga);
             cx.execute(
                 "INSERT INTO orders (id, saga, customer, item, quantity, cents, state, placed_at)
                  VALUES ($1, $2, $3, $4, $5, $6, 'placed', $7)",
@@ -80,6 +81,12 @@ pub async fn place(starter: &Starter, key: StartKey<'_>, new: NewOrder) -> Resul
             Ok((OrderPlaced { order: order.clone(), customer, item, quantity, cents }, order))
         })
         .await
+}
+
+/// A saga has one order. Like the saga's id it begins with the time, so that the table's index grows at its end; the random part
+/// is turned round, so that nobody takes one id for the other.
+fn order_id(saga: SagaId) -> String {
+    Uuid::from_u128(saga.0.as_u128() ^ u128::from(u64::MAX >> 2)).to_string()
 }
 
 impl Compensate for PlaceOrder {
@@ -92,8 +99,7 @@ impl Compensate for PlaceOrder {
         Ok(OrderCancelled { order, reason })
     }
 
-    /// A start is in the ledger before anybody hears of it, so this answers for a ledger that was lost: there is no order to
-    /// cancel, but the saga still needs its ending.
+    /// Only where the ledger was lost: there is no order to cancel, but the saga still needs its ending.
     async fn nothing_done(&self, why: NotPaid, _: &mut StepContext<'_>) -> MustSucceed<OrderCancelled> {
         let (order, reason) = why.into_parts();
         Ok(OrderCancelled { order, reason })
@@ -121,12 +127,19 @@ impl Local for CompleteOrder {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_and_its_saga_have_two_ids_of_one_time() {
+        let saga = SagaId(Uuid::parse_str("019ab1c2-0000-7000-8000-000000000007").unwrap());
+        assert_eq!(order_id(saga), "019ab1c2-0000-7000-bfff-fffffffffff8");
+    }
+
     #[test]
     fn the_order_service_declares_both_endings_and_hears_payment_and_shipping() {
-        let order = super::participant();
-        order.check().unwrap();
+        let order = participant();
         assert_eq!(order.listens_to(), ["payment", "shipping"]);
-        assert_eq!(order.publishes_on(), ["order"]);
+        assert!(order.check().is_ok());
         let mut endings: Vec<_> =
             order.contracts().iter().flat_map(|c| c.published().filter_map(|e| e.ending).collect::<Vec<_>>()).collect();
         endings.sort_by_key(|ending| ending.as_str());

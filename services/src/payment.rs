@@ -11,7 +11,7 @@ use saga_core::{
 
 use crate::{
     events::{OrderPlaced, PaymentCharged, PaymentDeclined, PaymentRefunded, ShipmentFailed},
-    gateway_client::{Charge, ChargeAnswer, GatewayClient},
+    gateway::{Charge, ChargeAnswer, GatewayClient},
 };
 
 /// The cast of the payment service.

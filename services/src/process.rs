@@ -14,8 +14,8 @@ use axum::Router;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// A probe that waits longer would be taken for dead anyway.
-pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than `/ready` takes to find out that the database does not answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Serves until `stop`; answers what was asked before.
 pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) -> anyhow::Result<()> {
@@ -31,7 +31,7 @@ pub async fn probe(http: SocketAddr) -> anyhow::Result<()> {
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let client = reqwest::Client::builder().timeout(PROBE_TIMEOUT + PROBE_TIMEOUT).no_proxy().build()?;
+    let client = reqwest::Client::builder().timeout(PROBE_TIMEOUT).no_proxy().build()?;
     let answer = client.get(format!("http://{}/ready", SocketAddr::new(host, http.port()))).send().await?;
     let status = answer.status();
     ensure!(status.is_success(), "not ready ({status}): {}", answer.text().await.unwrap_or_default());

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     problem::{self, Problem},
-    process::{PROBE_TIMEOUT, Signals, exit, probe, serve, until_told},
+    process::{Signals, exit, probe, serve, until_told},
 };
 
 /// How long stopping may take, from the signal to the exit. Container runtimes kill after ten seconds.
@@ -226,8 +226,14 @@ impl<O: Args + fmt::Debug> Service<O> {
                     retention: Some(how.retention),
                 })
                 .collect();
-            create_topics(&options.kafka(self.name)?, &topics).await.context("the topics could not be created")?;
-            println!("{}: the topics are there: {}", self.name, participant.publishes_on().join(", "));
+            let kafka = options.kafka(self.name)?;
+            let created = create_topics(&kafka, &topics).await.context("the topics could not be created")?;
+            println!(
+                "{}: the topics {:?} are there, {} of them new",
+                self.name,
+                participant.publishes_on(),
+                created.len()
+            );
         }
         Ok(())
     }
@@ -269,7 +275,7 @@ impl<O: Args + fmt::Debug> Service<O> {
             started = starting => started?,
             () = signals.next() => return Ok(()),
         };
-        let routes = (self.routes)(node.starter(), store.clone()).merge(health(node.health(), store));
+        let routes = (self.routes)(node.starter(), store).merge(health(node.health()));
         tracing::info!(service = self.name, http = %options.http, brokers = %options.brokers, "playing");
         until_told(&mut signals, GRACE - FLUSH, |stop| async move {
             // Whichever ends first ends the other.
@@ -301,21 +307,11 @@ pub async fn create_tables(store: &Store, schema: &[&'static str]) -> anyhow::Re
     Ok(())
 }
 
-/// `/health`: the process lives. `/ready`: it can work.
-fn health(node: Health, store: Store) -> Router {
-    let ready = move || {
-        let (node, store) = (node.clone(), store.clone());
-        async move {
-            let checks = async {
-                node.ready().await?;
-                store.check().await.map_err(|error| error.to_string())
-            };
-            tokio::time::timeout(PROBE_TIMEOUT, checks)
-                .await
-                .unwrap_or_else(|_| Err(format!("no answer within {PROBE_TIMEOUT:?}")))
-                .map(|()| "ready")
-                .map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why))
-        }
+/// `/health`: the process lives. `/ready`: it has its database and its partitions.
+fn health(node: Health) -> Router {
+    let ready = async move || match node.ready().await {
+        Ok(()) => Ok("ready"),
+        Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     };
     Router::new().route("/health", get(async || "alive")).route("/ready", get(ready))
 }

@@ -6,10 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use reqwest::StatusCode;
 use saga_core::id::IdempotencyKey;
-use saga_services::{
-    gateway::{Behaviour, Gateway},
-    gateway_client::{Charge, ChargeAnswer, GatewayClient},
-};
+use saga_services::gateway::{Behaviour, Charge, ChargeAnswer, Gateway, GatewayClient};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use uuid::Uuid;

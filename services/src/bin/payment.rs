@@ -1,6 +1,6 @@
 //! The payment service.
 
-use saga_services::{gateway_client::GatewayClient, payment, service};
+use saga_services::{gateway::GatewayClient, payment, service};
 
 #[derive(Debug, clap::Args)]
 struct Gateway {
