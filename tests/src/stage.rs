@@ -19,8 +19,7 @@ use saga_core::{
     transport::memory::MemoryBroker,
 };
 use saga_services::{
-    gateway::{Behaviour, Gateway},
-    gateway_client::GatewayClient,
+    gateway::{Behaviour, Gateway, GatewayClient},
     order::{self, NewOrder},
     payment, service, shipping,
 };

@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use saga_core::Choreography;
-use saga_services::{gateway_client::GatewayClient, order, payment, shipping};
+use saga_services::{gateway::GatewayClient, order, payment, shipping};
 
 #[test]
 fn the_readme_shows_the_choreography_of_the_samples() {
