@@ -9,11 +9,11 @@ use saga_core::{
 };
 
 const EXAMPLE: &str = "\
-order     place-order       OrderPlaced
-payment   charge-customer   OrderPlaced     -> PaymentCharged
-shipping  ship-order        PaymentCharged  -> ShipmentFailed   rejected: out of stock
-payment   charge-customer   ShipmentFailed  -> PaymentRefunded  compensated
-order     place-order       PaymentRefunded -> OrderCancelled   compensated, cancelled
+order     place-order      OrderPlaced
+payment   charge-customer  OrderPlaced     -> PaymentCharged
+shipping  ship-order       PaymentCharged  -> ShipmentFailed   rejected: out of stock
+payment   charge-customer  ShipmentFailed  -> PaymentRefunded  compensated
+order     place-order      PaymentRefunded -> OrderCancelled   compensated, cancelled
 ";
 
 fn saga() -> SagaId {
