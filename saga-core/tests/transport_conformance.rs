@@ -176,6 +176,8 @@ on_every_transport! {
     receiving_may_be_cancelled
     members_share_partitions
     a_missing_topic_is_an_error
+    a_position_that_the_broker_does_not_have_is_an_error
+    a_key_is_in_the_same_partition_everywhere
     everything_can_be_read_without_a_group
 }
 
@@ -384,10 +386,43 @@ async fn a_missing_topic_is_an_error(world: &dyn World) {
         other => panic!("{other:?}"),
     }
     drop(source);
+    let sink = world.sink();
+    let results = patiently(sink.publish(&[message(&here, 1, 1), message(&gone, 1, 2), message(&here, 1, 3)])).await;
+    assert_eq!((&results[0], &results[2]), (&Ok(()), &Ok(())));
+    assert!(results[1].as_ref().is_err_and(|error| error.permanent), "{results:?}");
     if let Some(config) = world.kafka() {
+        // Neither asking nor publishing has created it.
         let read = read_all(&config, &[&here, &gone]).await;
         assert!(matches!(read, Err(TransportError::MissingTopics { .. })), "{read:?}");
     }
+}
+
+async fn a_position_that_the_broker_does_not_have_is_an_error(world: &dyn World) {
+    let topic = world.topic("one");
+    publish(world, &[message(&topic, 1, 1)]).await;
+    let mut source = world.source("lost", &[&topic]);
+    let mut beyond = positions(&receive(&mut *source, 1).await);
+    beyond[0].next = 1000;
+    source.settled(&beyond).expect("positions are taken");
+    close(source).await;
+    let mut source = world.source("lost", &[&topic]);
+    match patiently(source.receive(Limit::default())).await {
+        Err(TransportError::OutOfRange { topic: lost, partition: 0, offset: 1000 }) => assert_eq!(lost, topic),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_key_is_in_the_same_partition_everywhere(world: &dyn World) {
+    let topic = world.topic("three");
+    let messages: Vec<Message> = (0..20).map(|number| message(&topic, number, number)).collect();
+    publish(world, &messages).await;
+    let mut source = world.source("keys", &[&topic]);
+    let place = |delivery: Delivery| (delivery.key, delivery.partition);
+    let came: BTreeSet<_> = receive(&mut *source, 20).await.into_iter().map(place).collect();
+    let memory = MemoryBroker::new(&[(&topic, 3)]);
+    assert!(memory.sink().publish(&messages).await.iter().all(Result::is_ok));
+    assert_eq!(came, memory.messages(&topic).into_iter().map(place).collect());
+    close(source).await;
 }
 
 async fn everything_can_be_read_without_a_group(world: &dyn World) {

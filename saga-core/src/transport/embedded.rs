@@ -2,7 +2,8 @@
 //!
 //! It is librdkafka's own mock. Its limits: memory only; 5 MiB for each partition, after which the oldest messages go silently;
 //! no admin API, so topics are named at the start; a group waits 3 seconds for its first members (the setter is not in
-//! the safe API); a waiting fetch is not woken by a new message; transactions mean nothing. Whoever uses it says so.
+//! the safe API), and at each later change for the session timeout less a second; a waiting fetch is not woken by a new message;
+//! transactions mean nothing. Whoever uses it says so.
 
 use std::{
     fmt,
@@ -16,6 +17,9 @@ use super::{
     TransportError,
     kafka::{KafkaConfig, client_error},
 };
+
+/// What clients of this broker set besides, or each member that comes or goes halts its group for nine seconds.
+pub const SETTINGS: [(&str, &str); 2] = [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "500")];
 
 /// A running broker; it ends when this is dropped.
 pub struct EmbeddedBroker {
@@ -62,7 +66,8 @@ impl EmbeddedBroker {
 
     /// A configuration for a group on this broker.
     pub fn config(&self, group: &str) -> KafkaConfig {
-        KafkaConfig { brokers: self.address.clone(), group: group.to_owned(), extra: Vec::new() }
+        let extra = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        KafkaConfig { brokers: self.address.clone(), group: group.to_owned(), extra }
     }
 }
 

@@ -12,7 +12,7 @@
 //! group never takes a slow participant for a dead one.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -289,6 +289,9 @@ struct Queue {
     assigned: HashMap<Arc<str>, BTreeMap<i32, Assigned>>,
     /// Settled, not yet handed to the client.
     settled: BTreeMap<(Arc<str>, i32), i64>,
+    /// A callback cannot return an error, so the thread finds it here.
+    rebalance_failed: Option<KafkaError>,
+    /// Why the thread gave up, for the next call of the participant.
     failed: Option<TransportError>,
     ended: bool,
     joined: bool,
@@ -309,10 +312,6 @@ struct Assigned {
 impl Queue {
     fn is_over(&self, share: usize) -> bool {
         self.deliveries.len() > QUEUE_MESSAGES / share || self.bytes > QUEUE_BYTES / share
-    }
-
-    fn fail(&mut self, error: TransportError) {
-        self.failed.get_or_insert(error);
     }
 }
 
@@ -338,7 +337,7 @@ impl ConsumerContext for Membership {
             _ => self.revoke(consumer, partitions),
         };
         if let Err(error) = outcome {
-            locked(&self.shared.queue).fail(client_error("taking over or giving up partitions", error));
+            locked(&self.shared.queue).rebalance_failed = Some(error);
         }
     }
 
@@ -469,24 +468,18 @@ impl Reader {
     fn live(mut self, done: oneshot::Sender<Result<(), TransportError>>) {
         let shared = Arc::clone(&self.shared);
         let work = std::panic::AssertUnwindSafe(move || {
-            let lived = self.read();
-            let closed = self.leave();
-            lived.and(closed)
-        });
-        let outcome = std::panic::catch_unwind(work)
-            .unwrap_or_else(|_| Err(client_error("reading from Kafka", "the consumer's thread panicked")));
-        let mut queue = locked(&shared.queue);
-        queue.ended = true;
-        let outcome = match outcome {
-            Err(error) if !shared.closing.load(Ordering::Acquire) => {
-                queue.fail(error);
-                Ok(())
+            if let Err(error) = self.read() {
+                // Told before leaving, which may take long when the broker is away.
+                locked(&self.shared.queue).failed = Some(error);
+                self.shared.arrived.notify_one();
             }
-            outcome => outcome,
-        };
-        drop(queue);
+            self.leave()
+        });
+        let left = std::panic::catch_unwind(work)
+            .unwrap_or_else(|_| Err(client_error("reading from Kafka", "the consumer's thread panicked")));
+        locked(&shared.queue).ended = true;
         shared.arrived.notify_one();
-        if let Err(Err(error)) = done.send(outcome) {
+        if let Err(Err(error)) = done.send(left) {
             tracing::warn!("a source was dropped before it was closed, and leaving the group failed: {error}");
         }
     }
@@ -501,6 +494,10 @@ impl Reader {
 
     fn read(&mut self) -> Result<(), TransportError> {
         while !self.is_closing() && !self.topics_exist()? {
+            // Before the subscription nothing comes but errors and lines for the log.
+            if let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
+                self.judge(error)?;
+            }
             self.idle(POLL);
         }
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
@@ -510,8 +507,8 @@ impl Reader {
             self.probe()?;
             self.throttle()?;
             self.burst()?;
-            if let Some(error) = locked(&self.shared.queue).failed.take() {
-                return Err(error);
+            if let Some(error) = locked(&self.shared.queue).rebalance_failed.take() {
+                return Err(client_error("taking over or giving up partitions", error));
             }
         }
         Ok(())
@@ -525,10 +522,6 @@ impl Reader {
     /// True when all topics are there, false while that is not known. Asks for all topics of the cluster, because asking for one
     /// by its name creates it on many brokers.
     fn topics_exist(&self) -> Result<bool, TransportError> {
-        // Nothing can come yet but errors and lines for the log.
-        if let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
-            self.judge(error)?;
-        }
         let answer = self.consumer.fetch_metadata(None, Duration::from_secs(1));
         let mut queue = locked(&self.shared.queue);
         let metadata = match answer {
@@ -655,9 +648,16 @@ impl Reader {
     /// Commits, leaves the group. Here and not in a destructor of somebody else's thread, because it may take long.
     fn leave(self) -> Result<(), TransportError> {
         store_settled(&self.consumer, &self.shared, self.voice());
-        let committed = match self.consumer.commit_consumer_state(CommitMode::Sync) {
-            Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
-            Err(error) => Err(client_error("committing the last positions", error)),
+        let begun = Instant::now();
+        let committed = loop {
+            match self.consumer.commit_consumer_state(CommitMode::Sync) {
+                Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => break Ok(()),
+                // Others leave at the same time. Whatever is polled meanwhile was never settled.
+                Err(KafkaError::ConsumerCommit(Code::RebalanceInProgress)) if begun.elapsed() < CLOSE_WITHIN / 3 => {
+                    drop(self.consumer.poll(POLL));
+                }
+                Err(error) => break Err(client_error("committing the last positions", error)),
+            }
         };
         drop(self.consumer);
         committed
@@ -698,8 +698,11 @@ impl Source for Reading {
                         self.shared.room.notify_all();
                         return Ok(batch);
                     }
+                    if let Some(error) = queue.failed.take() {
+                        return Err(error);
+                    }
                     if queue.ended {
-                        return Err(queue.failed.take().unwrap_or(TransportError::Closed));
+                        return Err(TransportError::Closed);
                     }
                 }
                 self.shared.arrived.notified().await;
@@ -739,10 +742,7 @@ impl Source for Reading {
         Box::pin(async move {
             let Some(ended) = ended else { return Ok(()) };
             match tokio::time::timeout(CLOSE_WITHIN, ended).await {
-                Ok(Ok(outcome)) => {
-                    outcome?;
-                    locked(&self.shared.queue).failed.take().map_or(Ok(()), Err)
-                }
+                Ok(Ok(left)) => locked(&self.shared.queue).failed.take().map_or(left, Err),
                 Ok(Err(gone)) => Err(client_error("leaving the group", gone)),
                 Err(late) => Err(client_error("leaving the group: what was settled last may come again", late)),
             }
@@ -787,7 +787,7 @@ impl KafkaSink {
     pub fn connect(config: &KafkaConfig) -> Result<Arc<dyn Sink>, TransportError> {
         let config = config.with(&[BOTH, PRODUCER])?;
         let producer = produce_with(&config).map_err(creation_error)?;
-        Ok(Arc::new(Publishing { config, producer: Mutex::new(producer) }))
+        Ok(Arc::new(Publishing { config, producer: Mutex::new(producer), known: Mutex::default() }))
     }
 }
 
@@ -809,6 +809,9 @@ type Publisher = FutureProducer<PublisherContext>;
 struct Publishing {
     config: ClientConfig,
     producer: Mutex<Publisher>,
+    /// Topics that were there when they were first published to. Publishing to one that is not creates it on many brokers, with
+    /// one partition and the wrong retention.
+    known: Mutex<HashSet<String>>,
 }
 
 fn produce_with(config: &ClientConfig) -> Result<Publisher, KafkaError> {
@@ -822,9 +825,17 @@ impl Sink for Publishing {
                 Ok(producer) => producer,
                 Err(error) => return messages.iter().map(|_| Err(failure(&error))).collect(),
             };
+            let missing = match self.missing(&producer, messages).await {
+                Ok(missing) => missing,
+                Err(error) => return messages.iter().map(|_| Err(failure(&error))).collect(),
+            };
             let mut sent = Vec::with_capacity(messages.len());
             for message in messages {
-                sent.push(send(&producer, message).await);
+                sent.push(if missing.contains(message.topic.as_str()) {
+                    Err(KafkaError::MessageProduction(Code::UnknownTopic))
+                } else {
+                    send(&producer, message).await
+                });
             }
             let mut results = Vec::with_capacity(messages.len());
             let mut too_large = Vec::new();
@@ -861,6 +872,27 @@ impl Publishing {
             *producer = produce_with(&self.config)?;
         }
         Ok(producer.clone())
+    }
+
+    /// Topics among those of the messages that do not exist. Asks once for each; all the cluster's, as asking for one by its name
+    /// would create it.
+    async fn missing<'m>(&self, producer: &Publisher, messages: &'m [Message]) -> Result<HashSet<&'m str>, KafkaError> {
+        let begun = Instant::now();
+        loop {
+            let mut missing: HashSet<&str> = messages.iter().map(|message| message.topic.as_str()).collect();
+            missing.retain(|topic| !locked(&self.known).contains(*topic));
+            if missing.is_empty() || begun.elapsed() > MISSING_FOR {
+                return Ok(missing);
+            }
+            let asking = producer.clone();
+            let ask = move || asking.client().fetch_metadata(None, ANSWER_WITHIN);
+            let metadata = tokio::task::spawn_blocking(ask).await.map_err(|_| KafkaError::Canceled)??;
+            let there = metadata.topics().iter().filter(|topic| topic.error().is_none());
+            locked(&self.known).extend(there.map(|topic| topic.name().to_owned()));
+            if missing.iter().any(|topic| !locked(&self.known).contains(*topic)) {
+                tokio::time::sleep(POLL).await;
+            }
+        }
     }
 }
 

@@ -229,6 +229,16 @@ impl State {
         n > 0 && self.random().is_multiple_of(n)
     }
 
+    /// A position behind the end, as after a topic was recreated.
+    fn out_of_range(&self, group: &str, member: u64) -> Option<TransportError> {
+        let mut assigned = self.groups.get(group)?.assigned.iter();
+        let ((topic, partition), lost) = assigned.find(|((topic, partition), one)| {
+            let log = self.topics.get(topic).and_then(|logs| logs.get(*partition as usize));
+            one.member == member && log.is_some_and(|log| one.next as usize > log.len())
+        })?;
+        Some(TransportError::OutOfRange { topic: topic.to_string(), partition: *partition, offset: lost.next })
+    }
+
     fn take(&mut self, group: &str, member: u64, limit: Limit) -> Vec<Delivery> {
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -281,6 +291,9 @@ impl Source for MemorySource {
                     let missing: Vec<String> = missing.cloned().collect();
                     if !missing.is_empty() {
                         return Err(TransportError::MissingTopics { missing });
+                    }
+                    if let Some(lost) = state.out_of_range(&self.group, self.member) {
+                        return Err(lost);
                     }
                     let batch = state.take(&self.group, self.member, limit);
                     if !batch.is_empty() {
