@@ -341,6 +341,12 @@ impl Attributes {
             bounded("an attribute", value.len(), MAX_ATTRIBUTE)?;
         }
         let wrong = |name, problem: String| Malformed::Attribute { name, problem };
+        // CloudEvents 1.0, section 3.1 (type system, String): no control characters. PostgreSQL's text could not hold a NUL.
+        for value in all.into_iter().chain([&self.id, &self.traceparent, &self.tracestate]).flatten() {
+            if value.chars().any(char::is_control) {
+                return Err(wrong("context", "not text: it has a control character".to_owned()));
+            }
+        }
         match self.specversion.as_deref() {
             Some("1.0") => {}
             Some(other) => return Err(wrong("specversion", format!("{:?}, expected \"1.0\"", clip(other, 20)))),
@@ -371,7 +377,12 @@ impl Attributes {
             kind: self.sagaoutcome.and_then(|word| Kind::ALL.into_iter().find(|kind| kind.as_str() == word)),
             ending: self.sagaending.as_deref().and_then(Ending::parse),
             hops,
-            trace: TraceContext { traceparent: self.traceparent, tracestate: self.tracestate },
+            // What is passed on is held to the bounds of what is emitted; a trace may be cut, an event may not be lost for it
+            // (W3C Trace Context, section 3.3.1.5).
+            trace: TraceContext {
+                traceparent: self.traceparent.filter(|value| value.len() <= MAX_ATTRIBUTE),
+                tracestate: self.tracestate.filter(|value| value.len() <= MAX_ATTRIBUTE),
+            },
             body,
         })
     }

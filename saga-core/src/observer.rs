@@ -150,6 +150,12 @@ pub trait Observer: Send + Sync + 'static {
     fn measure(&self, _participant: &str, _measure: &Measure<'_>) {}
 }
 
+impl std::fmt::Debug for dyn Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 /// One observed reaction.
 pub trait ReactionSpan: Send {
     /// The span in which the step's own code runs, so that its logs and spans belong to the saga's trace.

@@ -96,10 +96,13 @@ pub(crate) async fn settle(shared: &Shared, items: &[Item]) -> Result<Settled, E
             settled.extend(Box::pin(settle(shared, second)).await?);
             Ok(settled)
         }
-        Err(Aborted::Step(..)) => {
+        Err(Aborted::Step(reaction, failure)) => {
+            // In a larger batch the one that noticed need not be the one that failed: an earlier step may have spoilt the
+            // transaction. Alone there is nobody else to blame.
+            let blamed = (items.len() == 1).then_some((reaction, failure));
             let mut settled = Settled::default();
             for item in items {
-                settled.extend(settle_alone(shared, item).await?);
+                settled.extend(settle_alone(shared, item, blamed.clone()).await?);
             }
             Ok(settled)
         }
@@ -108,8 +111,12 @@ pub(crate) async fn settle(shared: &Shared, items: &[Item]) -> Result<Settled, E
 
 /// One item in a transaction of its own. One event may be heard by several steps, so each round learns of at most one more failed
 /// reaction, and the next round writes it down instead of running it.
-async fn settle_alone(shared: &Shared, item: &Item) -> Result<Settled, Error> {
-    let mut known = HashMap::new();
+async fn settle_alone(
+    shared: &Shared,
+    item: &Item,
+    blamed: Option<(ReactionId, KnownFailure)>,
+) -> Result<Settled, Error> {
+    let mut known: HashMap<_, _> = blamed.into_iter().collect();
     loop {
         match attempt(shared, std::slice::from_ref(item), &known).await {
             Ok(settled) => return Ok(settled),

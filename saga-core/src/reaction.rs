@@ -48,7 +48,9 @@ impl From<Failure> for KnownFailure {
             Failure::Retry(error) => (false, chain(error.as_ref())),
             Failure::GiveUp(why) | Failure::Undecodable(why) => (true, why),
         };
-        Self { for_good, error: clip(&error, MAX_ERROR).to_owned() }
+        // Foreign text: bounded, and on one line (PostgreSQL's text could not hold a NUL either).
+        let error = clip(&error, MAX_ERROR).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Self { for_good, error }
     }
 }
 

@@ -2,11 +2,11 @@
 //! output, and by people who ask what became of order 4711.
 //!
 //! ```text
-//! order     place-order       OrderPlaced
-//! payment   charge-customer   OrderPlaced     -> PaymentCharged
-//! shipping  ship-order        PaymentCharged  -> ShipmentFailed   rejected: out of stock
-//! payment   charge-customer   ShipmentFailed  -> PaymentRefunded  compensated
-//! order     place-order       PaymentRefunded -> OrderCancelled   compensated, cancelled
+//! order     place-order      OrderPlaced
+//! payment   charge-customer  OrderPlaced     -> PaymentCharged
+//! shipping  ship-order       PaymentCharged  -> ShipmentFailed   rejected: out of stock
+//! payment   charge-customer  ShipmentFailed  -> PaymentRefunded  compensated
+//! order     place-order      PaymentRefunded -> OrderCancelled   compensated, cancelled
 //! ```
 
 use std::{

@@ -19,5 +19,4 @@ pub mod payment;
 pub mod problem;
 pub mod process;
 pub mod service;
-mod shim;
 pub mod shipping;

@@ -16,6 +16,7 @@ use saga_core::{
     participant::Contract,
     start::Starter,
     store::Store,
+    transport::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -24,7 +25,6 @@ use uuid::Uuid;
 use crate::{
     problem::{self, Problem},
     process::{Signals, exit, probe, serve, until_told},
-    shim::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
 
 /// How long stopping may take, from the signal to the exit. Container runtimes kill after ten seconds.

@@ -22,7 +22,7 @@ impl Running {
         let store = Store::connect("sqlite::memory:", "order").await.unwrap();
         store.migrate().await.unwrap();
         create_tables(&store, order::SCHEMA).await.unwrap();
-        let broker = MemoryBroker::new();
+        let broker = MemoryBroker::new(&[("order", 3), ("payment", 3), ("shipping", 3)]);
         let participant = order::participant();
         let source = broker.source("order", &participant.listens_to());
         let node = Node::new(participant, store.clone(), source, broker.sink()).unwrap();

@@ -1,5 +1,10 @@
 //! Scenarios and end-to-end tests, with the support that starts Kafka and PostgreSQL.
 
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[derive(Debug)]
+pub struct Readme;
+
 pub mod otlp;
 pub mod scenario;
 pub mod stage;

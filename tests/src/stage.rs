@@ -12,7 +12,7 @@ use saga_core::{
     envelope::{Envelope, Message},
     id::SagaId,
     node::Node,
-    observer::Unseen,
+    observer::{Observer, Unseen},
     start::{StartKey, Started},
     store::Store,
     timeline::Timeline,
@@ -24,6 +24,7 @@ use saga_services::{
     payment, service, shipping,
 };
 use tokio::task::JoinSet;
+use tracing::{Dispatch, instrument::WithSubscriber as _};
 
 use crate::world::{Order, Totals, World};
 
@@ -47,6 +48,7 @@ pub struct Stage {
     pub stores: BTreeMap<&'static str, Store>,
     /// Those that are up.
     pub nodes: BTreeMap<&'static str, Node>,
+    observers: BTreeMap<&'static str, (Arc<dyn Observer>, Dispatch)>,
     gateway: String,
     placed: u64,
     /// The gateway answers as long as this lives.
@@ -71,10 +73,11 @@ impl Stage {
             }
         });
         let mut stage = Self {
-            broker: MemoryBroker::new(),
+            broker: MemoryBroker::new(&TOPICS.map(|topic| (topic, 3))),
             clock: Clock::manual(BEGIN, seed),
             stores: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            observers: BTreeMap::new(),
             gateway,
             placed: 0,
             _serving: serving,
@@ -103,8 +106,8 @@ impl Stage {
     pub async fn settle(&mut self) -> Result<()> {
         for _ in 0..ROUNDS {
             let mut busy = false;
-            for node in self.nodes.values_mut() {
-                busy |= node.turn().await?;
+            for (name, node) in &mut self.nodes {
+                busy |= node.turn().with_subscriber(dispatch(&self.observers, name)).await?;
             }
             if busy {
                 continue;
@@ -123,6 +126,13 @@ impl Stage {
             }
         }
         bail!("somebody was still busy after {ROUNDS} rounds")
+    }
+
+    /// From now on the participant is seen by `observer`, and its spans go to `dispatch`. It is started anew.
+    pub async fn observe(&mut self, name: &'static str, observer: Arc<dyn Observer>, dispatch: Dispatch) -> Result<()> {
+        self.observers.insert(name, (observer, dispatch));
+        self.kill(name).await?;
+        self.start(name).await
     }
 
     /// Publishes messages that no participant wrote.
@@ -151,6 +161,11 @@ impl Stage {
     }
 }
 
+/// Where a participant's spans go: services of one process need one subscriber each.
+fn dispatch(observers: &BTreeMap<&'static str, (Arc<dyn Observer>, Dispatch)>, name: &str) -> Dispatch {
+    observers.get(name).map_or_else(Dispatch::none, |(_, dispatch)| dispatch.clone())
+}
+
 impl World for Stage {
     async fn place(&mut self, new: &Order) -> Result<SagaId> {
         let starter = match self.nodes.get("order") {
@@ -161,7 +176,9 @@ impl World for Stage {
         let key = self.placed.to_string();
         let Order { customer, item, quantity, cents } = new.clone();
         let new = NewOrder { customer, item, quantity, cents: cents * quantity };
-        match order::place(&starter, StartKey { caller: "test", key: &key, fingerprint: b"" }, new).await? {
+        let key_of_test = StartKey { caller: "test", key: &key, fingerprint: b"" };
+        let placing = order::place(&starter, key_of_test, new).with_subscriber(dispatch(&self.observers, "order"));
+        match placing.await? {
             Started::New(saga, _) => Ok(saga),
             Started::Repeated(saga, _) => bail!("{key} was used before, for {saga}"),
         }
@@ -222,7 +239,11 @@ impl World for Stage {
         let (name, cast) = self.cast(participant)?;
         let source = self.broker.source(name, &cast.listens_to());
         let store = self.stores[name].clone();
-        let node = Node::observed(cast, store, source, self.broker.sink(), Arc::new(Unseen), self.clock.clone())?;
+        let observer: Arc<dyn Observer> = match self.observers.get(name) {
+            Some((observer, _)) => observer.clone(),
+            None => Arc::new(Unseen),
+        };
+        let node = Node::observed(cast, store, source, self.broker.sink(), observer, self.clock.clone())?;
         node.check().await?;
         self.nodes.insert(name, node);
         Ok(())

@@ -1,6 +1,6 @@
 //! Ring 2: the three real participants in memory. Most of what can go wrong is shown here, where a second attempt costs no time.
 
-use saga_core::{State, id::SagaId, timeline::Timeline};
+use saga_core::{State, id::SagaId, timeline::Timeline, transport::memory::MemoryBroker};
 use saga_services::gateway::Behaviour;
 use saga_tests::{
     scenario,
@@ -77,19 +77,19 @@ async fn whatever_is_on_the_topic_the_next_event_is_settled() {
         ]
     };
     // A console producer's bytes, with a type that nobody here knows, with bytes that are no JSON, with too many headers.
-    stage.broker.append("order", None, vec![], b"hello".to_vec());
-    stage.broker.append("order", key.clone(), event("shop.order.liked.v1", "e1"), b"{}".to_vec());
-    stage.broker.append("order", key.clone(), event("shop.order.placed.v1", "e2"), vec![0xff, 0xfe]);
+    append(&stage.broker, "order", None, vec![], b"hello".to_vec());
+    append(&stage.broker, "order", key.clone(), event("shop.order.liked.v1", "e1"), b"{}".to_vec());
+    append(&stage.broker, "order", key.clone(), event("shop.order.placed.v1", "e2"), vec![0xff, 0xfe]);
     let mut huge = event("shop.order.placed.v1", "e3");
     huge.push(("x".to_owned(), vec![b'x'; 20_000]));
-    stage.broker.append("order", key.clone(), huge, placed.into());
+    append(&stage.broker, "order", key.clone(), huge, placed.into());
     // Another saga's structured event is as good as a binary one.
     let other = SagaId(Uuid::now_v7());
     let structured = format!(
         r#"{{"specversion":"1.0","id":"e4","source":"/shop","type":"shop.order.placed.v1","sagaid":"{other}","data":{placed}}}"#
     );
     let headers = vec![header("content-type", "application/cloudevents+json; charset=utf-8")];
-    stage.broker.append("order", Some(other.to_string().into_bytes()), headers, structured.into());
+    append(&stage.broker, "order", Some(other.to_string().into_bytes()), headers, structured.into());
     let well = stage.place(&Order::of_a_book()).await.unwrap();
     assert!(stage.ended(well).await.unwrap().ending().is_some());
 
@@ -120,7 +120,7 @@ async fn a_compensation_that_comes_first_is_remembered() {
             header("ce_source", "/somebody"),
             header("ce_sagaid", &saga.to_string()),
         ];
-        stage.broker.append(topic, Some(saga.to_string().into_bytes()), headers, body.into());
+        append(&stage.broker, topic, Some(saga.to_string().into_bytes()), headers, body.into());
     };
     append(&stage, "shipping", "shop.shipment.failed.v1", r#"{"order":"4711","reason":"flooded"}"#);
     stage.settle().await.unwrap();
@@ -138,4 +138,10 @@ async fn a_compensation_that_comes_first_is_remembered() {
     assert_eq!(ledger.iter().map(|row| row.state).collect::<Vec<_>>(), [State::Void]);
     let timeline = Timeline::of(saga, stage.events()).to_string();
     assert!(timeline.contains("PaymentRefunded  nothing done"), "{timeline}");
+}
+
+/// Bytes that no participant wrote.
+fn append(broker: &MemoryBroker, topic: &str, key: Option<Vec<u8>>, headers: Vec<(String, Vec<u8>)>, body: Vec<u8>) {
+    let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+    assert!(broker.inject(topic, key.as_deref(), &headers, &body));
 }

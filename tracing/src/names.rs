@@ -6,6 +6,9 @@
 /// Target of the spans of reactions, and the name of the tracer and the meter.
 pub const SCOPE: &str = "saga";
 
+/// Which process of a service: a resource attribute.
+pub const INSTANCE: &str = "service.instance.id";
+
 /// Always [`KAFKA`].
 pub const MESSAGING_SYSTEM: &str = "messaging.system";
 /// The value of [`MESSAGING_SYSTEM`].

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use opentelemetry::{metrics::MeterProvider as _, trace::TracerProvider as _};
+use opentelemetry::{KeyValue, metrics::MeterProvider as _, trace::TracerProvider as _};
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
@@ -23,8 +23,8 @@ use opentelemetry_sdk::{
     metrics::SdkMeterProvider,
     propagation::TraceContextPropagator,
     trace::{
-        BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, SpanData,
-        SpanExporter as ExportSpans,
+        BatchConfigBuilder, BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, Sampler, SdkTracer,
+        SdkTracerProvider, SpanData, SpanExporter as ExportSpans,
     },
 };
 use saga_core::observer::Observer;
@@ -130,7 +130,12 @@ pub fn prepare(config: Config) -> anyhow::Result<(Telemetry, Dispatch)> {
     );
     tokio::runtime::Handle::try_current().context("the export to an OTLP endpoint needs a Tokio runtime")?;
 
-    let resource = Resource::builder().with_service_name(config.service).build();
+    // Two instances of a participant count separately: without an id of their own their counters would overwrite each other.
+    let instance = RandomIdGenerator::default().new_trace_id().to_string();
+    let resource = Resource::builder()
+        .with_service_name(config.service)
+        .with_attribute(KeyValue::new(names::INSTANCE, instance))
+        .build();
     let lost = Arc::default();
     let traces = traces(&endpoint, config.sample, resource.clone(), Arc::clone(&lost))?;
     let metrics = metrics(&endpoint, resource)?;

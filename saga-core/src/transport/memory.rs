@@ -1,179 +1,399 @@
-//! A broker in memory, for tests and simulation: partitions, groups and positions as Kafka has them, and nothing that waits.
+//! A broker in memory, for tests and simulations: topics, partitions, groups and committed positions, no clock and no I/O.
+//!
+//! The same messages published and received by the same calls come out the same way: what [`Faults`] does is a function of its
+//! seed. Groups, and what they committed, live as long as the broker, so dropping a source and making another is a restart.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use super::{BoxFuture, Limit, Position, PublishError, Sink, Source, SourceStatus, TransportError};
 use crate::envelope::{Delivery, Message};
 
-/// Enough that several sagas share one and several do not.
-const PARTITIONS: usize = 3;
+/// What a network may do, on purpose. Each number is "about one in n", zero is never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Every choice follows from it.
+    pub seed: u64,
+    /// One in so many deliveries comes again at the end of its batch.
+    pub duplicate: u64,
+    /// Batches come shuffled, over partitions and topics, too.
+    pub reorder: bool,
+    /// One in so many messages is published, and the publisher told that it was not.
+    pub lose_acknowledgement: u64,
+}
 
-/// A broker that several sources and sinks of one process share. Cheap to clone; clones are the same broker.
-#[derive(Clone, Default)]
-pub struct MemoryBroker(Arc<Shared>);
+/// A broker in memory; clones are the same broker.
+#[derive(Clone)]
+pub struct MemoryBroker {
+    shared: Arc<Shared>,
+}
 
-#[derive(Default)]
 struct Shared {
-    log: Mutex<Log>,
-    arrived: Notify,
+    state: Mutex<State>,
+    /// Wakes the sources when messages came or a group changed.
+    changed: Notify,
 }
+
+struct State {
+    topics: BTreeMap<Arc<str>, Vec<Vec<Stored>>>,
+    groups: HashMap<String, Group>,
+    faults: Faults,
+    random: u64,
+    /// Members and epochs are numbered from one counter, so none comes twice.
+    counter: u64,
+}
+
+struct Stored {
+    key: Option<Vec<u8>>,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+type Partition = (Arc<str>, i32);
 
 #[derive(Default)]
-struct Log {
-    topics: BTreeMap<Arc<str>, Vec<Vec<Delivery>>>,
-    /// Next offset to read, per group, topic and partition.
-    positions: BTreeMap<(String, Arc<str>, i32), i64>,
-    epoch: u64,
+struct Group {
+    committed: BTreeMap<Partition, i64>,
+    /// Member and the topics that it listens to, in the order of joining.
+    members: BTreeMap<u64, Vec<String>>,
+    assigned: BTreeMap<Partition, Assigned>,
 }
 
-impl fmt::Debug for MemoryBroker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let messages: usize = self.lock().topics.values().flatten().map(Vec::len).sum();
-        f.debug_struct("MemoryBroker").field("messages", &messages).finish()
-    }
+struct Assigned {
+    member: u64,
+    epoch: u64,
+    next: i64,
 }
 
 impl MemoryBroker {
-    /// A broker without messages. Topics come into being when they are named.
-    pub fn new() -> Self {
-        Self::default()
+    /// A broker with these topics and their numbers of partitions.
+    pub fn new(topics: &[(&str, i32)]) -> Self {
+        Self::with_faults(topics, Faults::default())
     }
 
-    /// The one member of a group that it has at a time: a new one reads from where the group's positions stand, as after a crash.
-    pub fn source(&self, group: &str, topics: &[&str]) -> Box<dyn Source> {
-        let mut log = self.lock();
-        log.epoch += 1;
-        let epoch = log.epoch;
-        let mut cursors = BTreeMap::new();
-        for topic in topics {
-            let topic: Arc<str> = Arc::from(*topic);
-            for partition in 0..i32::try_from(PARTITIONS).unwrap_or(i32::MAX) {
-                let stored = log.positions.get(&(group.to_owned(), topic.clone(), partition)).copied();
-                cursors.insert((topic.clone(), partition), stored.unwrap_or(0));
-            }
+    /// The same, on a bad day.
+    pub fn with_faults(topics: &[(&str, i32)], faults: Faults) -> Self {
+        let state = State { topics: BTreeMap::new(), groups: HashMap::new(), faults, random: faults.seed, counter: 0 };
+        let broker = Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }) };
+        for (name, partitions) in topics {
+            broker.create_topic(name, *partitions);
         }
-        drop(log);
-        Box::new(MemorySource { broker: self.clone(), group: group.to_owned(), epoch, cursors })
+        broker
+    }
+
+    /// Creates a topic; one that exists stays as it is.
+    pub fn create_topic(&self, name: &str, partitions: i32) {
+        let mut state = self.shared.lock();
+        let partitions = (0..partitions.max(1)).map(|_| Vec::new()).collect();
+        state.topics.entry(Arc::from(name)).or_insert(partitions);
+        state.rebalance_all();
+        drop(state);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Exchanges the faults, so that a simulation can heal.
+    pub fn set_faults(&self, faults: Faults) {
+        let mut state = self.shared.lock();
+        state.faults = faults;
+        state.random = faults.seed;
+    }
+
+    /// A new member of a group. A topic that is missing shows as an error of [`Source::receive`].
+    pub fn source(&self, group: &str, topics: &[&str]) -> Box<dyn Source> {
+        let mut state = self.shared.lock();
+        state.counter += 1;
+        let member = state.counter;
+        let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
+        state.groups.entry(group.to_owned()).or_default().members.insert(member, topics.clone());
+        state.rebalance(group);
+        drop(state);
+        self.shared.changed.notify_waiters();
+        Box::new(MemorySource { shared: Arc::clone(&self.shared), group: group.to_owned(), topics, member })
     }
 
     /// Where messages go.
     pub fn sink(&self) -> Arc<dyn Sink> {
-        Arc::new(MemorySink(self.clone()))
+        Arc::new(MemorySink { shared: Arc::clone(&self.shared) })
     }
 
-    /// Everything on a topic, partition by partition.
+    /// Stores a message as it is, however malformed: what a foreign publisher could send.
+    ///
+    /// Returns false when the topic does not exist.
+    pub fn inject(&self, topic: &str, key: Option<&[u8]>, headers: &[(&str, &[u8])], body: &[u8]) -> bool {
+        let stored = Stored {
+            key: key.map(<[u8]>::to_vec),
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
+            body: body.to_vec(),
+        };
+        let kept = self.shared.lock().store(topic, stored);
+        self.shared.changed.notify_waiters();
+        kept
+    }
+
+    /// Everything in a topic, partition after partition; the epochs are zero.
     pub fn messages(&self, topic: &str) -> Vec<Delivery> {
-        self.lock().topics.get(topic).into_iter().flatten().flatten().cloned().collect()
-    }
-
-    /// Appends a message with any bytes at all.
-    pub fn append(&self, topic: &str, key: Option<Vec<u8>>, headers: Vec<(String, Vec<u8>)>, body: Vec<u8>) {
-        let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_deref().unwrap_or_default()).as_u128();
-        let partition = usize::try_from(hash % PARTITIONS as u128).unwrap_or(0);
-        let topic: Arc<str> = Arc::from(topic);
-        let mut log = self.lock();
-        let partitions = log.topics.entry(topic.clone()).or_insert_with(|| vec![Vec::new(); PARTITIONS]);
-        let messages = &mut partitions[partition];
-        messages.push(Delivery {
-            topic,
-            partition: i32::try_from(partition).unwrap_or(0),
-            offset: i64::try_from(messages.len()).unwrap_or(i64::MAX),
-            epoch: 0,
-            key,
-            headers,
-            body,
+        let state = self.shared.lock();
+        let Some((name, partitions)) = state.topics.get_key_value(topic) else { return Vec::new() };
+        let deliveries = partitions.iter().zip(0..).flat_map(|(stored, partition)| {
+            stored.iter().zip(0..).map(move |(stored, offset)| stored.delivery(name, partition, offset, 0))
         });
-        drop(log);
-        self.0.arrived.notify_waiters();
+        deliveries.collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Log> {
-        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The position that a group committed; zero before its first.
+    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> i64 {
+        let state = self.shared.lock();
+        let position = state.groups.get(group).and_then(|group| group.committed.get(&(Arc::from(topic), partition)));
+        position.copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Debug for MemoryBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBroker").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stored {
+    fn delivery(&self, topic: &Arc<str>, partition: i32, offset: i64, epoch: u64) -> Delivery {
+        let topic = Arc::clone(topic);
+        let (key, headers, body) = (self.key.clone(), self.headers.clone(), self.body.clone());
+        Delivery { topic, partition, offset, epoch, key, headers, body }
+    }
+}
+
+impl State {
+    fn store(&mut self, topic: &str, stored: Stored) -> bool {
+        let Some(partitions) = self.topics.get_mut(topic) else { return false };
+        // As Kafka's clients do it, so that a saga is in the same partition here and there. No key is partition zero.
+        let hash = stored.key.as_deref().map_or(0, murmur2) & 0x7fff_ffff;
+        let index = hash as usize % partitions.len();
+        partitions[index].push(stored);
+        true
+    }
+
+    fn rebalance_all(&mut self) {
+        let groups: Vec<String> = self.groups.keys().cloned().collect();
+        for group in groups {
+            self.rebalance(&group);
+        }
+    }
+
+    /// Spreads partitions over members. A partition that moves starts at the committed position, under a new epoch; one that
+    /// stays keeps both.
+    fn rebalance(&mut self, group: &str) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let mut before = std::mem::take(&mut group.assigned);
+        for (topic, partitions) in &self.topics {
+            let members = group.members.iter();
+            let listening: Vec<u64> =
+                members.filter(|(_, topics)| topics.iter().any(|name| **name == **topic)).map(|(id, _)| *id).collect();
+            if listening.is_empty() {
+                continue;
+            }
+            for (index, partition) in (0..partitions.len()).zip(0..) {
+                let key = (Arc::clone(topic), partition);
+                let member = listening[index % listening.len()];
+                let kept = before.remove(&key).filter(|assigned| assigned.member == member);
+                let assigned = kept.unwrap_or_else(|| {
+                    self.counter += 1;
+                    let next = group.committed.get(&key).copied().unwrap_or(0);
+                    Assigned { member, epoch: self.counter, next }
+                });
+                group.assigned.insert(key, assigned);
+            }
+        }
+    }
+
+    /// SplitMix64: one addition and three mixes, the same on every machine.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        n > 0 && self.random().is_multiple_of(n)
+    }
+
+    fn take(&mut self, group: &str, member: u64, limit: Limit) -> Vec<Delivery> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let Some(group) = self.groups.get_mut(group) else { return batch };
+        'full: for ((topic, partition), assigned) in &mut group.assigned {
+            if assigned.member != member {
+                continue;
+            }
+            let Some(log) = self.topics.get(topic).and_then(|logs| logs.get(*partition as usize)) else { continue };
+            while let Some(stored) = log.get(assigned.next as usize) {
+                if !batch.is_empty() && (batch.len() >= limit.messages || bytes + stored.body.len() > limit.bytes) {
+                    break 'full;
+                }
+                bytes += stored.body.len();
+                batch.push(stored.delivery(topic, *partition, assigned.next, assigned.epoch));
+                assigned.next += 1;
+            }
+        }
+        if self.faults.reorder {
+            for upper in (1..batch.len()).rev() {
+                let other = (self.random() % (upper as u64 + 1)) as usize;
+                batch.swap(upper, other);
+            }
+        }
+        for index in 0..batch.len() {
+            if batch.len() < limit.messages && self.one_in(self.faults.duplicate) {
+                batch.push(batch[index].clone());
+            }
+        }
+        batch
     }
 }
 
 struct MemorySource {
-    broker: MemoryBroker,
+    shared: Arc<Shared>,
     group: String,
-    epoch: u64,
-    cursors: BTreeMap<(Arc<str>, i32), i64>,
-}
-
-impl MemorySource {
-    fn take(&mut self, limit: Limit) -> Vec<Delivery> {
-        let mut taken = Vec::new();
-        let mut bytes = 0;
-        let log = self.broker.lock();
-        for ((topic, partition), cursor) in &mut self.cursors {
-            let partitions = log.topics.get(topic);
-            let messages = partitions.and_then(|all| all.get(usize::try_from(*partition).ok()?));
-            let from = usize::try_from(*cursor).unwrap_or(usize::MAX);
-            for delivery in messages.and_then(|all| all.get(from..)).unwrap_or_default() {
-                bytes += delivery.body.len();
-                if taken.len() >= limit.messages || (bytes > limit.bytes && !taken.is_empty()) {
-                    return taken;
-                }
-                *cursor += 1;
-                taken.push(Delivery { epoch: self.epoch, ..delivery.clone() });
-            }
-        }
-        taken
-    }
+    topics: Vec<String>,
+    member: u64,
 }
 
 impl Source for MemorySource {
     fn receive(&mut self, limit: Limit) -> BoxFuture<'_, Result<Vec<Delivery>, TransportError>> {
         Box::pin(async move {
             loop {
-                let broker = self.broker.clone();
-                let mut arrived = std::pin::pin!(broker.0.arrived.notified());
-                // Registered before looking, so that a message between the look and the wait wakes it.
-                arrived.as_mut().enable();
-                let taken = self.take(limit);
-                if !taken.is_empty() {
-                    return Ok(taken);
+                // Made before looking, so that a message between looking and waiting wakes it.
+                let changed = self.shared.changed.notified();
+                {
+                    let mut state = self.shared.lock();
+                    let missing = self.topics.iter().filter(|topic| !state.topics.contains_key(topic.as_str()));
+                    let missing: Vec<String> = missing.cloned().collect();
+                    if !missing.is_empty() {
+                        return Err(TransportError::MissingTopics { missing });
+                    }
+                    let batch = state.take(&self.group, self.member, limit);
+                    if !batch.is_empty() {
+                        return Ok(batch);
+                    }
                 }
-                arrived.await;
+                changed.await;
             }
         })
     }
 
     fn settled(&mut self, positions: &[Position]) -> Result<(), TransportError> {
-        let mut log = self.broker.lock();
-        for position in positions.iter().filter(|position| position.epoch == self.epoch) {
-            let key = (self.group.clone(), position.topic.clone(), position.partition);
-            log.positions.insert(key, position.next);
+        let mut state = self.shared.lock();
+        let Some(group) = state.groups.get_mut(&self.group) else { return Ok(()) };
+        for position in positions {
+            let key = (Arc::clone(&position.topic), position.partition);
+            let current = group.assigned.get(&key);
+            if current.is_some_and(|now| now.member == self.member && now.epoch == position.epoch) {
+                let committed = group.committed.entry(key).or_default();
+                *committed = position.next.max(*committed);
+            }
         }
         Ok(())
     }
 
     fn status(&self) -> SourceStatus {
-        SourceStatus::Ready(self.cursors.len())
+        let state = self.shared.lock();
+        let assigned = state.groups.get(&self.group).into_iter().flat_map(|group| group.assigned.values());
+        SourceStatus::Ready(assigned.filter(|assigned| assigned.member == self.member).count())
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>> {
-        Box::pin(async { Ok(()) })
+        // Leaving the group is what dropping does, and positions are committed as they are settled.
+        drop(self);
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
-struct MemorySink(MemoryBroker);
+impl Drop for MemorySource {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Some(group) = state.groups.get_mut(&self.group) {
+            group.members.remove(&self.member);
+        }
+        state.rebalance(&self.group);
+        drop(state);
+        self.shared.changed.notify_waiters();
+    }
+}
+
+struct MemorySink {
+    shared: Arc<Shared>,
+}
 
 impl Sink for MemorySink {
     fn publish<'a>(&'a self, messages: &'a [Message]) -> BoxFuture<'a, Vec<Result<(), PublishError>>> {
         Box::pin(async move {
+            let mut state = self.shared.lock();
+            let mut results = Vec::with_capacity(messages.len());
             for message in messages {
-                let headers = message.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes()));
-                let key = Some(message.key.clone().into_bytes());
-                self.0.append(&message.topic, key, headers.collect(), message.body.clone());
+                let headers = message.headers.iter();
+                let stored = Stored {
+                    key: Some(message.key.clone().into_bytes()),
+                    headers: headers.map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect(),
+                    body: message.body.clone(),
+                };
+                let lost = state.faults.lose_acknowledgement;
+                results.push(if !state.store(&message.topic, stored) {
+                    Err(PublishError { permanent: true, reason: format!("the topic {} does not exist", message.topic) })
+                } else if state.one_in(lost) {
+                    Err(PublishError { permanent: false, reason: "the acknowledgement was lost on purpose".to_owned() })
+                } else {
+                    Ok(())
+                });
             }
-            vec![Ok(()); messages.len()]
+            drop(state);
+            self.shared.changed.notify_waiters();
+            results
         })
+    }
+}
+
+/// The hash that Kafka's Java client and librdkafka's `murmur2` partitioner spread keys with.
+fn murmur2(key: &[u8]) -> u32 {
+    const MIX: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ key.len() as u32;
+    let (words, rest) = key.as_chunks::<4>();
+    for word in words {
+        let mut mixed = u32::from_le_bytes(*word).wrapping_mul(MIX);
+        mixed ^= mixed >> 24;
+        hash = hash.wrapping_mul(MIX) ^ mixed.wrapping_mul(MIX);
+    }
+    if !rest.is_empty() {
+        for (shift, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * shift);
+        }
+        hash = hash.wrapping_mul(MIX);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(MIX);
+    hash ^ (hash >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values are those of Kafka's own UtilsTest.
+    #[test]
+    fn keys_are_spread_as_kafka_spreads_them() {
+        assert_eq!(murmur2(b"21") as i32, -973_932_308);
+        assert_eq!(murmur2(b"foobar") as i32, -790_332_482);
+        assert_eq!(murmur2(b"a-little-bit-long-string") as i32, -985_981_536);
+        assert_eq!(murmur2(b"abc") as i32, 479_470_107);
     }
 }

@@ -1,0 +1,33 @@
+#[path = "events.rs"]
+mod events;
+
+use events::*;
+use saga_core::*;
+
+struct ShipOrder;
+impl Step for ShipOrder {
+    const NAME: &'static str = "ship-order";
+    type On = String;
+    type Emits = Shipped;
+    type Rejects = Never;
+    type CompensatedOn = Missed;
+}
+impl Local for ShipOrder {
+    async fn run(&self, _: String, _: &mut StepContext<'_>) -> StepResult<Self> {
+        Ok(Shipped {})
+    }
+}
+impl Compensate for ShipOrder {
+    type Compensated = TakenBack;
+    async fn compensate(&self, _: Shipped, _: Missed, _: &mut StepContext<'_>) -> step::MustSucceed<TakenBack> {
+        Ok(TakenBack {})
+    }
+    async fn nothing_done(&self, _: Missed, _: &mut StepContext<'_>) -> step::MustSucceed<TakenBack> {
+        Ok(TakenBack {})
+    }
+}
+
+fn main() {
+    Participant::new("shipping").step(ShipOrder);
+}
+
