@@ -6,6 +6,7 @@
 pub struct Readme;
 
 pub mod otlp;
+pub mod processes;
 pub mod scenario;
 pub mod stage;
 pub mod support;

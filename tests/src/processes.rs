@@ -1,0 +1,343 @@
+//! The real binaries, one process each, against a broker and databases.
+//!
+//! The invariant: nothing started here outlives this process, and one world at a time uses a broker: the names of topics are
+//! fixed, so that two worlds on one broker would react to each other's events.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::File,
+    future::Future,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use saga_core::{
+    clock::Clock,
+    envelope::{Delivery, Envelope, Message},
+    id::SagaId,
+    store::Store,
+    timeline::Timeline,
+    transport::{
+        embedded::EmbeddedBroker,
+        kafka::{KafkaConfig, KafkaSink, read_all},
+    },
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    support::{Guarded, Stop},
+    world::{Order, Totals, World},
+};
+
+/// Each publishes on the topic of its own name.
+pub const PARTICIPANTS: [&str; 3] = ["order", "payment", "shipping"];
+/// Longer than a group needs to settle after a member was killed.
+const BOUND: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(100);
+
+/// What to run the services on.
+#[derive(Debug, Clone, Default)]
+pub struct Setting {
+    /// A Kafka, as `host:port`; without one an embedded broker.
+    pub kafka: Option<String>,
+    /// An empty database for each participant, by its name; without one a SQLite file.
+    pub databases: BTreeMap<String, String>,
+    /// Where to send traces.
+    pub otlp: Option<String>,
+}
+
+/// Running services.
+#[derive(Debug)]
+pub struct Processes {
+    // First, so that the services stop before the broker.
+    running: BTreeMap<String, Guarded>,
+    ports: BTreeMap<String, u16>,
+    databases: BTreeMap<String, String>,
+    orders: BTreeMap<SagaId, String>,
+    kafka: KafkaConfig,
+    otlp: Option<String>,
+    binaries: PathBuf,
+    client: reqwest::Client,
+    broker: Option<EmbeddedBroker>,
+    directory: TempDir,
+}
+
+impl Processes {
+    /// Starts the gateway and the three services, and waits until they are ready.
+    pub async fn start(setting: Setting) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("saga-").tempdir()?;
+        let binaries = binaries()?;
+        let group = format!("saga-{}", SagaId::mint(&Clock::system()));
+        let (broker, kafka) = match setting.kafka {
+            Some(brokers) => (None, KafkaConfig { brokers, group, extra: Vec::new() }),
+            None => {
+                let broker = EmbeddedBroker::start(&PARTICIPANTS.map(|topic| (topic, 6)))?;
+                let config = broker.config(&group);
+                (Some(broker), config)
+            }
+        };
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build()?;
+        let mut world = Self {
+            running: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            databases: setting.databases,
+            orders: BTreeMap::new(),
+            kafka,
+            otlp: setting.otlp,
+            binaries,
+            client,
+            broker,
+            directory,
+        };
+        for name in PARTICIPANTS {
+            let file = format!("sqlite:{}", world.directory.path().join(format!("{name}.db")).display());
+            world.databases.entry(name.to_owned()).or_insert(file);
+        }
+        world.spawn("gateway", "gateway")?;
+        for name in PARTICIPANTS {
+            let mut migrate = world.command(name)?;
+            migrate.arg("migrate");
+            if world.broker.is_none() {
+                migrate.arg("--topics");
+            }
+            let (status, printed) = Guarded::output(&mut migrate, BOUND).await?;
+            ensure!(status.success(), "{name} migrate failed ({status}): {printed}");
+        }
+        world.until_ready("gateway").await?;
+        for name in PARTICIPANTS {
+            world.spawn(name, name)?;
+        }
+        for name in PARTICIPANTS {
+            world.until_ready(name).await?;
+        }
+        Ok(world)
+    }
+
+    /// Another process of a participant, in the same group and on the same database, known as `instance`.
+    pub async fn start_another(&mut self, participant: &str, instance: &str) -> Result<()> {
+        self.spawn(participant, instance)?;
+        self.until_ready(instance).await
+    }
+
+    /// Where the logs and the SQLite files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Leaves the logs and the SQLite files where they are, for somebody to look at.
+    pub fn keep_directory(&mut self) {
+        self.directory.disable_cleanup(true);
+    }
+
+    /// The address of the HTTP of a service or the gateway.
+    pub fn url(&self, name: &str) -> String {
+        format!("http://127.0.0.1:{}", self.ports.get(name).copied().unwrap_or_default())
+    }
+
+    /// What the databases and the gateway say now.
+    pub async fn count(&self) -> Result<Totals> {
+        let record: Value = self.client.get(format!("{}/record", self.url("gateway"))).send().await?.json().await?;
+        let made = |what: &str| {
+            let rows = record[what].as_array().map(Vec::as_slice).unwrap_or_default();
+            rows.iter().filter(|row| row["receipt"].is_string()).count() as u64
+        };
+        let [open, completed, cancelled] = self
+            .sums("order", "SELECT state, count(*) FROM orders GROUP BY state", ["placed", "completed", "cancelled"])
+            .await?;
+        let [charged, refunded, declined] = self
+            .sums("payment", "SELECT state, count(*) FROM payments GROUP BY state", ["charged", "refunded", "declined"])
+            .await?;
+        let [shipped] = self.sums("shipping", "SELECT 'all', count(*) FROM shipments", ["all"]).await?;
+        let taken = "SELECT 'all', CAST(sum(initial - free) AS BIGINT) FROM stock";
+        let [taken] = self.sums("shipping", taken, ["all"]).await?;
+        Ok(Totals {
+            open,
+            completed,
+            cancelled,
+            charged,
+            refunded,
+            declined,
+            shipped,
+            taken,
+            gateway_charges: made("charges"),
+            gateway_refunds: made("refunds"),
+        })
+    }
+
+    async fn sums<const N: usize>(&self, name: &str, sql: &'static str, keys: [&str; N]) -> Result<[u64; N]> {
+        let url = self.databases.get(name).context("no such participant")?;
+        let store = Store::connect(url, name).await?;
+        let mut tx = store.begin().await?;
+        let rows: Vec<(String, i64)> = tx.conn().fetch_all(sql, ()).await?;
+        let of = |key| rows.iter().find(|(k, _)| k == key).map_or(0, |(_, n)| u64::try_from(*n).unwrap_or(0));
+        Ok(keys.map(of))
+    }
+
+    async fn events(&self) -> Result<Vec<Delivery>> {
+        Ok(read_all(&self.kafka, &PARTICIPANTS).await?)
+    }
+
+    fn command(&self, name: &str) -> Result<tokio::process::Command> {
+        let mut command = Guarded::command(self.binaries.join(name), Stop { signal: "KILL", ..Stop::default() });
+        command.current_dir(self.directory.path());
+        if name == "gateway" {
+            return Ok(command);
+        }
+        // By the environment: every user of the machine sees an argument, and the URL may hold a password.
+        command.env("SAGA_DATABASE", self.databases.get(name).context("no such participant")?);
+        command.env("SAGA_BROKERS", &self.kafka.brokers).env("SAGA_GROUP", format!("{}-{name}", self.kafka.group));
+        if !self.kafka.extra.is_empty() {
+            let extra: Vec<String> = self.kafka.extra.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            command.env("SAGA_KAFKA_CONFIG", extra.join(","));
+        }
+        if name == "payment" {
+            command.env("SAGA_GATEWAY", self.url("gateway"));
+        }
+        if let Some(otlp) = &self.otlp {
+            command.env("SAGA_OTLP", otlp);
+        }
+        Ok(command)
+    }
+
+    fn spawn(&mut self, name: &str, instance: &str) -> Result<()> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let log = self.directory.path().join(format!("{instance}.log"));
+        let log = File::options().append(true).create(true).open(log)?;
+        let mut command = self.command(name)?;
+        command.env("SAGA_HTTP", format!("127.0.0.1:{port}")).stdout(log.try_clone()?).stderr(log);
+        self.ports.insert(instance.to_owned(), port);
+        self.running.insert(instance.to_owned(), Guarded::spawn(&mut command)?);
+        Ok(())
+    }
+
+    async fn until_ready(&mut self, instance: &str) -> Result<()> {
+        let url = format!("{}/ready", self.url(instance));
+        let log = self.directory.path().join(format!("{instance}.log"));
+        let begin = Instant::now();
+        loop {
+            let answer = self.client.get(&url).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            let ended = self.running.get_mut(instance).and_then(Guarded::ended);
+            if ended.is_some() || begin.elapsed() > BOUND {
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                bail!("{instance} did not become ready ({ended:?}); its log:\n{log}");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+impl World for Processes {
+    async fn place(&mut self, order: &Order) -> Result<SagaId> {
+        let body = json!({ "customer": order.customer, "item": order.item, "quantity": order.quantity,
+            "unit_price_cents": order.cents });
+        let request = self.client.post(format!("{}/orders", self.url("order"))).json(&body);
+        let key = SagaId::mint(&Clock::system()).to_string();
+        let answer = request.header("Idempotency-Key", key).send().await?.error_for_status()?;
+        let placed: Value = answer.json().await?;
+        let saga: SagaId = placed["saga"].as_str().context("the answer names no saga")?.parse()?;
+        self.orders.insert(saga, placed["id"].as_str().context("the answer names no order")?.to_owned());
+        Ok(saga)
+    }
+
+    async fn ended(&mut self, saga: SagaId) -> Result<Timeline> {
+        let order = self.orders.get(&saga).context("that saga was not started here")?;
+        let url = format!("{}/orders/{order}", self.url("order"));
+        wait_for("the order to end", BOUND, async || {
+            let shown: Value = self.client.get(&url).send().await?.error_for_status()?.json().await?;
+            Ok((shown["state"] != "placed").then_some(()))
+        })
+        .await?;
+        // The database knows it a little before the topic does.
+        wait_for("the last event of the saga", BOUND, async || {
+            let events = self.events().await?;
+            let timeline = Timeline::of(saga, events.iter().filter_map(|event| Envelope::decode(event).ok()));
+            Ok(timeline.ending().is_some().then_some(timeline))
+        })
+        .await
+    }
+
+    async fn totals(&mut self) -> Result<Totals> {
+        let mut before = None;
+        let mut still = 0;
+        let begin = Instant::now();
+        loop {
+            let now = self.count().await?;
+            still = if before == Some(now) { still + 1 } else { 0 };
+            if (now.open == 0 && still >= 5) || begin.elapsed() > BOUND {
+                return Ok(now);
+            }
+            before = Some(now);
+            tokio::time::sleep(3 * POLL).await;
+        }
+    }
+
+    async fn redeliver(&mut self, times: u32) -> Result<()> {
+        let messages: Vec<Message> = self.events().await?.into_iter().map(message).collect();
+        let sink = KafkaSink::connect(&self.kafka)?;
+        for _ in 0..times {
+            for result in sink.publish(&messages).await {
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn kill(&mut self, participant: &str) -> Result<()> {
+        drop(self.running.remove(participant).context("it does not run")?);
+        Ok(())
+    }
+
+    async fn start(&mut self, participant: &str) -> Result<()> {
+        self.start_another(participant, participant).await
+    }
+}
+
+/// Asks until there is an answer, with a bound.
+pub async fn wait_for<T, F>(what: &str, bound: Duration, mut ask: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        ensure!(begin.elapsed() < bound, "waited {} s for {what}", bound.as_secs());
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn message(delivery: Delivery) -> Message {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Message {
+        topic: delivery.topic.to_string(),
+        key: delivery.key.map(text).unwrap_or_default(),
+        headers: delivery.headers.into_iter().map(|(name, value)| (name, text(value))).collect(),
+        body: delivery.body,
+    }
+}
+
+/// Beside this executable, or one level up from it where it is a test in `deps`.
+fn binaries() -> Result<PathBuf> {
+    let found = match env::var_os("SAGA_BIN_DIR") {
+        Some(directory) => PathBuf::from(directory),
+        None => {
+            let executable = env::current_exe()?;
+            let directory = executable.parent().context("this executable has no directory")?;
+            let is_deps = directory.ends_with("deps");
+            directory.parent().filter(|_| is_deps).unwrap_or(directory).to_owned()
+        }
+    };
+    for name in PARTICIPANTS.into_iter().chain(["gateway"]) {
+        let there = found.join(name).is_file();
+        ensure!(there, "no {name} in {}; to build it: cargo build --workspace --bins", found.display());
+    }
+    Ok(found)
+}
