@@ -1,5 +1,6 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
+mod demo;
 mod test;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Test(test::Args),
 }
 
@@ -27,6 +29,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = async {
         match cli.command {
+            Command::Demo(args) => demo::run(args).await,
             Command::Test(args) => test::run(args).await,
         }
     };
