@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::{StreamExt as _, stream};
 use saga_core::{
     clock::Clock,
     envelope::{Delivery, Envelope, Message},
@@ -138,6 +139,29 @@ impl Processes {
         format!("http://127.0.0.1:{}", self.ports.get(name).copied().unwrap_or_default())
     }
 
+    /// Places orders, so many at the same time, as customers do.
+    pub async fn place_all(&mut self, orders: &[Order], at_once: usize) -> Result<()> {
+        let this = &*self;
+        let placed: Vec<_> =
+            stream::iter(orders).map(|order| this.post(order)).buffer_unordered(at_once).collect().await;
+        for order in placed {
+            let (saga, order) = order?;
+            self.orders.insert(saga, order);
+        }
+        Ok(())
+    }
+
+    async fn post(&self, order: &Order) -> Result<(SagaId, String)> {
+        let body = json!({ "customer": order.customer, "item": order.item, "quantity": order.quantity,
+            "unit_price_cents": order.cents });
+        let request = self.client.post(format!("{}/orders", self.url("order"))).json(&body);
+        let key = SagaId::mint(&Clock::system()).to_string();
+        let answer = request.header("Idempotency-Key", key).send().await?.error_for_status()?;
+        let placed: Value = answer.json().await?;
+        let saga: SagaId = placed["saga"].as_str().context("the answer names no saga")?.parse()?;
+        Ok((saga, placed["id"].as_str().context("the answer names no order")?.to_owned()))
+    }
+
     /// What the databases and the gateway say now.
     pub async fn count(&self) -> Result<Totals> {
         let record: Value = self.client.get(format!("{}/record", self.url("gateway"))).send().await?.json().await?;
@@ -235,14 +259,8 @@ impl Processes {
 
 impl World for Processes {
     async fn place(&mut self, order: &Order) -> Result<SagaId> {
-        let body = json!({ "customer": order.customer, "item": order.item, "quantity": order.quantity,
-            "unit_price_cents": order.cents });
-        let request = self.client.post(format!("{}/orders", self.url("order"))).json(&body);
-        let key = SagaId::mint(&Clock::system()).to_string();
-        let answer = request.header("Idempotency-Key", key).send().await?.error_for_status()?;
-        let placed: Value = answer.json().await?;
-        let saga: SagaId = placed["saga"].as_str().context("the answer names no saga")?.parse()?;
-        self.orders.insert(saga, placed["id"].as_str().context("the answer names no order")?.to_owned());
+        let (saga, order) = self.post(order).await?;
+        self.orders.insert(saga, order);
         Ok(saga)
     }
 

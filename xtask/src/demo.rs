@@ -1,56 +1,190 @@
 //! `cargo demo`: the sample shop at work, with a timeline of each kind of saga and a count of its effects.
 
-use std::{process::ExitCode, time::Instant};
-
-use anyhow::{Result, ensure};
-use saga_tests::{
-    processes::{Processes, Setting},
-    support::{Guarded, Stop},
-    world::{Order, World as _},
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    process::ExitCode,
+    time::{Duration, Instant},
 };
 
-/// Run the sample shop on an embedded broker, and show what becomes of its orders
+use anyhow::{Context as _, Result, ensure};
+use saga_core::clock::Clock;
+use saga_tests::{
+    processes::{PARTICIPANTS, Processes, Setting},
+    support::{Guarded, Postgres, Stop},
+    world::{Order, Totals, World as _},
+};
+
+/// As many customers order at the same time.
+const AT_ONCE: usize = 64;
+/// Orders between two looks at how far the sagas are.
+const CHUNK: usize = 500;
+/// The longest time without any progress.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Run the sample shop: three services and a payment gateway, and show what becomes of their orders
+///
+/// Without options it needs nothing but this checkout: an embedded broker (in memory) and SQLite files.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many orders to place
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(3..))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
     orders: u64,
-    /// Where to send traces, such as http://127.0.0.1:4317
+    /// Draws which orders are declined and which are out of stock
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Stay up until Ctrl-C, for orders of your own
     #[arg(long)]
+    keep: bool,
+    /// Use this Kafka instead of the embedded broker; its topics order, payment and shipping are created when missing
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka: Option<String>,
+    /// Use databases on this PostgreSQL instead of SQLite files; new ones are created
+    #[arg(long, value_name = "URL", env = "SAGA_DEMO_POSTGRES", hide_env_values = true)]
+    postgres: Option<String>,
+    /// Where to send traces, such as http://127.0.0.1:4317
+    #[arg(long, value_name = "URL")]
     otlp: Option<String>,
 }
 
 /// Exit code 0 when every order ended, and the databases and the gateway agree.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    println!("building the services");
     let mut build = Guarded::command(env!("CARGO"), Stop::default());
     build.args(["build", "--release", "--workspace", "--bins"]);
     build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     ensure!(Guarded::spawn(&mut build)?.wait().await?.success(), "the services do not build");
 
-    let mut world = Processes::start(Setting { otlp: args.otlp, ..Setting::default() }).await?;
     let begin = Instant::now();
-    for (i, order) in
-        [Order::of_a_book(), Order::by_a_declined_customer(), Order::of_a_sold_out_lamp()].iter().enumerate()
-    {
-        let saga = world.place(order).await?;
-        println!("saga {} of {}: {saga}\n{}", i + 1, args.orders, world.ended(saga).await?);
+    let mut databases = BTreeMap::new();
+    if let Some(url) = &args.postgres {
+        let postgres = Postgres::at(url.clone());
+        for name in PARTICIPANTS {
+            databases.insert(name.to_owned(), postgres.database(name).await?);
+        }
     }
-    for i in 3..args.orders {
-        let order = match i % 20 {
-            3 | 9 | 15 => Order::by_a_declined_customer(),
-            5 | 11 | 17 => Order::of_a_sold_out_lamp(),
-            _ => Order::of_a_book(),
-        };
-        world.place(&order).await?;
-    }
-    let totals = world.totals().await?;
-    println!("{totals:#?}\n{} orders in {:.1} s", args.orders, begin.elapsed().as_secs_f64());
-    let wrong = totals.disagreement();
-    let all = totals.completed + totals.cancelled == args.orders;
-    if wrong.is_some() || !all {
+    let broker = args.kafka.as_deref().unwrap_or("an embedded broker (in memory)");
+    let store = if args.postgres.is_some() { "PostgreSQL" } else { "SQLite files" };
+    println!("starting order, payment, shipping and a payment gateway on {broker} and {store}");
+    let setting = Setting { kafka: args.kafka.clone(), databases, otlp: args.otlp.clone() };
+    let mut world = Processes::start(setting).await?;
+    println!("ready after {:.1} s\n", begin.elapsed().as_secs_f64());
+
+    let played = play(&args, &mut world, begin).await;
+    if !matches!(played, Ok(true)) {
         world.keep_directory();
-        eprintln!("{}; the logs are in {}", wrong.unwrap_or_default(), world.directory().display());
-        return Ok(ExitCode::FAILURE);
+        eprintln!("the logs and databases are kept in {}", world.directory().display());
+        return played.map(|_| ExitCode::FAILURE);
+    }
+    if args.keep {
+        keep(&args, &world);
+        // Ctrl-C ends the whole program from outside, and stops the services with it.
+        std::future::pending::<()>().await;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn play(args: &Args, world: &mut Processes, begin: Instant) -> Result<bool> {
+    let before = world.count().await?;
+    let kinds = [
+        ("completed", Order::of_a_book()),
+        ("payment declined, order cancelled", Order::by_a_declined_customer()),
+        ("out of stock, payment refunded, order cancelled", Order::of_a_sold_out_lamp()),
+    ];
+    for (what, order) in &kinds {
+        let saga = world.place(order).await?;
+        let timeline = world.ended(saga).await?;
+        println!("{what} (saga {saga}, after {:.1} s)\n{timeline}", begin.elapsed().as_secs_f64());
+    }
+
+    let random = Clock::manual(0, args.seed);
+    let rest: Vec<Order> = (3..args.orders)
+        .map(|_| match random.random() % 100 {
+            0..15 => Order::by_a_declined_customer(),
+            15..30 => Order::of_a_sold_out_lamp(),
+            _ => Order::of_a_book(),
+        })
+        .collect();
+    let started = Instant::now();
+    for (i, chunk) in rest.chunks(CHUNK).enumerate() {
+        world.place_all(chunk, AT_ONCE).await?;
+        progress(&format!("placed {} of {} orders", 3 + i * CHUNK + chunk.len(), args.orders));
+    }
+    let totals = all_ended(world, &before, args.orders).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    progress("");
+    print(args.orders, &before, &totals);
+    if !rest.is_empty() {
+        let rate = rest.len() as f64 / seconds;
+        println!("{} sagas in {seconds:.1} s from the first order to the last ending: {rate:.0} sagas/s\n", rest.len());
+    }
+    let ended = totals.completed + totals.cancelled - before.completed - before.cancelled;
+    match totals.disagreement() {
+        Some(why) => eprintln!("the databases and the gateway do not agree: {why}"),
+        None if ended != args.orders => eprintln!("{} orders were placed, {ended} have ended", args.orders),
+        None => {
+            println!("the three databases and the gateway's own record agree");
+            println!("next: cargo demo --keep, cargo demo --orders 10000, services/src/shipping.rs, README.md");
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Looks until every order has ended, as long as something moves.
+async fn all_ended(world: &Processes, before: &Totals, orders: u64) -> Result<Totals> {
+    let mut last = world.count().await?;
+    let mut moved = Instant::now();
+    loop {
+        let ended = last.completed + last.cancelled - before.completed - before.cancelled;
+        if ended >= orders || moved.elapsed() > PATIENCE {
+            return Ok(last);
+        }
+        progress(&format!("{ended} of {orders} orders have ended"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = world.count().await?;
+        if now != last {
+            (last, moved) = (now, Instant::now());
+        }
+    }
+}
+
+fn print(orders: u64, before: &Totals, totals: &Totals) {
+    println!("                       order  payment  shipping  gateway");
+    let row = |what: &str, counts: [Option<u64>; 4]| {
+        let cells = counts.map(|count| count.map_or_else(|| "-".to_owned(), |count| count.to_string()));
+        println!("{what:<20} {:>7} {:>8} {:>9} {:>8}", cells[0], cells[1], cells[2], cells[3]);
+    };
+    let since = |count: fn(&Totals) -> u64| Some(count(totals) - count(before));
+    row("placed", [Some(orders), None, None, None]);
+    row("completed / shipped", [since(|t| t.completed), since(|t| t.charged), since(|t| t.shipped), None]);
+    row("cancelled", [since(|t| t.cancelled), None, None, None]);
+    row("declined", [None, since(|t| t.declined), None, None]);
+    row("charged", [None, since(|t| t.charged + t.refunded), None, since(|t| t.gateway_charges)]);
+    row("refunded", [None, since(|t| t.refunded), None, since(|t| t.gateway_refunds)]);
+}
+
+fn keep(args: &Args, world: &Processes) {
+    let order = world.url("order");
+    println!("\nthe shop stays open until Ctrl-C:\n");
+    println!("  curl -i {order}/orders -H 'content-type: application/json' -H 'idempotency-key: 1' \\");
+    println!("    -d '{{\"customer\":\"ada\",\"item\":\"book\",\"quantity\":1,\"unit_price_cents\":1999}}'");
+    println!(
+        "  curl {order}/orders/ID        # what became of it; item lamp is sold out, customer declined-.. is declined"
+    );
+    println!("  curl {}/record    # the gateway's own record", world.url("gateway"));
+    for name in PARTICIPANTS {
+        println!("  curl {}/ready     # {name}", world.url(name));
+    }
+    println!("\nlogs and databases: {}", world.directory().display());
+    match &args.otlp {
+        Some(otlp) => println!("traces go to {otlp}"),
+        None => println!("traces go nowhere: --otlp http://127.0.0.1:4317 sends them to Jaeger"),
+    }
+}
+
+/// One line that is written over.
+fn progress(what: &str) {
+    print!("\r{what:<60}\r");
+    std::io::stdout().flush().context("standard output is closed").unwrap_or_else(|error| eprintln!("{error}"));
 }

@@ -90,7 +90,7 @@ impl Postgres {
     }
 
     /// A server that runs already, or is said to.
-    pub(super) fn at(url: String) -> Self {
+    pub fn at(url: String) -> Self {
         Self { url, version: String::new(), source: POSTGRES_VARIABLE, process: None, _data: None }
     }
 
