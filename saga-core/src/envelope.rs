@@ -43,6 +43,13 @@ pub struct TraceContext {
     pub tracestate: Option<String>,
 }
 
+impl TraceContext {
+    pub(crate) fn bounded(self) -> Self {
+        let bounded = |value: &String| value.len() <= MAX_ATTRIBUTE;
+        Self { traceparent: self.traceparent.filter(bounded), tracestate: self.tracestate.filter(bounded) }
+    }
+}
+
 /// What an event is the outcome of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -379,10 +386,7 @@ impl Attributes {
             hops,
             // What is passed on is held to the bounds of what is emitted; a trace may be cut, an event may not be lost for it
             // (W3C Trace Context, section 3.3.1.5).
-            trace: TraceContext {
-                traceparent: self.traceparent.filter(|value| value.len() <= MAX_ATTRIBUTE),
-                tracestate: self.tracestate.filter(|value| value.len() <= MAX_ATTRIBUTE),
-            },
+            trace: TraceContext { traceparent: self.traceparent, tracestate: self.tracestate }.bounded(),
             body,
         })
     }

@@ -92,6 +92,8 @@ pub struct Node {
     publisher: Publisher,
     health: Health,
     waiting_calls: Vec<Call>,
+    /// Taken from the source by a turn that failed.
+    unsettled: Vec<Item>,
 }
 
 impl fmt::Debug for Node {
@@ -173,7 +175,7 @@ impl Node {
             relay,
             instance,
         };
-        Ok(Self { shared, source, publisher, health, waiting_calls: Vec::new() })
+        Ok(Self { shared, source, publisher, health, waiting_calls: Vec::new(), unsettled: Vec::new() })
     }
 
     /// Starts sagas of this participant.
@@ -234,19 +236,22 @@ impl Node {
     /// One round of everything that can be done without waiting, for a driver that owns the time: what is queued, what is due,
     /// what calls were left by the last round, what is to be published. False when there was nothing to do.
     pub async fn turn(&mut self) -> Result<bool, Error> {
-        let mut items = Vec::new();
         for call in std::mem::take(&mut self.waiting_calls) {
-            items.push(Item::Answer(call.make(&self.shared).await));
+            self.unsettled.push(Item::Answer(call.make(&self.shared).await));
         }
         if let Some(deliveries) = self.source.receive(Limit::default()).now_or_never() {
-            items.extend(deliveries?.into_iter().map(Item::Delivery));
+            self.unsettled.extend(deliveries?.into_iter().map(Item::Delivery));
         }
+        let mut items = self.unsettled.clone();
         items.extend(due(&self.shared, Limit::default().messages).await?);
         let mut busy = !items.is_empty();
         if busy {
-            let settled = settle(&self.shared, &items).await?;
+            let mut settled = Settled::default();
+            let result = settle(&self.shared, &items, &mut settled).await;
             self.shared.relay.publish(settled.outbox);
             self.waiting_calls = settled.calls;
+            result?;
+            self.unsettled.clear();
             self.source.settled(&settled.positions)?;
         }
         busy |= self.publisher.turn().await;
@@ -266,8 +271,21 @@ async fn play(
     health: &Health,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
-    let mut shutdown = pin!(shutdown);
     let mut calls = JoinSet::<Option<Answer>>::new();
+    let result = rounds(shared, source, health, shutdown, &mut calls).await;
+    finish_calls(shared, &mut calls).await;
+    result
+}
+
+/// Until it is told to stop, or until something fails that waiting cannot mend.
+async fn rounds(
+    shared: &Shared,
+    source: &mut dyn Source,
+    health: &Health,
+    shutdown: impl Future<Output = ()> + Send,
+    calls: &mut JoinSet<Option<Answer>>,
+) -> Result<(), Error> {
+    let mut shutdown = pin!(shutdown);
     let permits = Arc::new(Semaphore::new(CALLS));
     let limit = Limit::default();
     let mut ticks = interval(DUE_EVERY);
@@ -277,14 +295,16 @@ async fn play(
         let room = calls.len() < CALLS_QUEUED && shared.relay.backlog() < RELAY_BACKLOG;
         tokio::select! {
             biased;
-            () = &mut shutdown => break,
+            () = &mut shutdown => return Ok(()),
             // Before the two that can be ready all the time: at most ten of these a second.
             _ = ticks.tick() => {
                 health.set(match source.status() {
                     SourceStatus::Ready(_) => None,
                     SourceStatus::NotReady(why) => Some(why),
                 });
-                match due(shared, limit.messages).await {
+                // Half a batch at most, so that deliveries always have room; none that a call could not follow soon.
+                let most = (limit.messages / 2).min(CALLS_QUEUED.saturating_sub(calls.len()));
+                match due(shared, most).await {
                     Ok(rows) => items.extend(rows),
                     Err(error) => {
                         // The next settlement, or the next tick, finds out when it is back.
@@ -310,29 +330,35 @@ async fn play(
         if items.is_empty() {
             continue;
         }
-        let Some(settled) = settle_until(shared, health, &items, shutdown.as_mut()).await? else { break };
+        // An answer that is here already makes the takeover of its lease needless: answers first.
+        items.sort_by_key(|item| !matches!(item, Item::Answer(_)));
+        let mut settled = Settled::default();
+        let result = settle_until(shared, health, &items, &mut settled, shutdown.as_mut()).await;
+        // What has committed goes out, whatever became of the rest.
         shared.relay.publish(settled.outbox);
-        source.settled(&settled.positions)?;
         for call in settled.calls {
-            spawn_call(&mut calls, shared.clone(), permits.clone(), call);
+            spawn_call(calls, shared.clone(), permits.clone(), call);
         }
+        if !result? {
+            return Ok(());
+        }
+        source.settled(&settled.positions)?;
     }
-    finish_calls(shared, &mut calls).await;
-    Ok(())
 }
 
-/// Settles the batch, and goes on trying while the database is away: consumption pauses, nobody's attempt is counted. `None` when
-/// the participant is told to stop meanwhile; then the batch comes again after the start.
+/// Settles the batch, and goes on trying while the database is away: consumption pauses, nobody's attempt is counted. `false` when
+/// the participant is told to stop meanwhile; then what is left of the batch comes again after the start.
 async fn settle_until(
     shared: &Shared,
     health: &Health,
     items: &[Item],
+    out: &mut Settled,
     mut shutdown: std::pin::Pin<&mut (impl Future<Output = ()> + Send)>,
-) -> Result<Option<Settled>, Error> {
+) -> Result<bool, Error> {
     let mut wait = Duration::from_millis(50);
     loop {
-        let error = match settle(shared, items).await {
-            Ok(settled) => return Ok(Some(settled)),
+        let error = match settle(shared, items, out).await {
+            Ok(()) => return Ok(true),
             Err(error @ Error::Database { .. }) => error,
             Err(fatal) => return Err(fatal),
         };
@@ -344,7 +370,7 @@ async fn settle_until(
         );
         tokio::select! {
             () = sleep_until(Instant::now() + wait) => wait = (wait * 2).min(PROBE),
-            () = shutdown.as_mut() => return Ok(None),
+            () = shutdown.as_mut() => return Ok(false),
         }
     }
 }
@@ -396,8 +422,9 @@ async fn finish_calls(shared: &Shared, calls: &mut JoinSet<Option<Answer>>) {
     let deadline = Instant::now() + STOP_PART;
     while let Ok(Some(ended)) = timeout_at(deadline, calls.join_next()).await {
         let Some(item) = answered(shared, ended) else { continue };
-        match timeout_at(deadline + STOP_PART / 2, settle(shared, &[item])).await {
-            Ok(Ok(settled)) => shared.relay.publish(settled.outbox),
+        let mut settled = Settled::default();
+        match timeout_at(deadline + STOP_PART / 2, settle(shared, &[item], &mut settled)).await {
+            Ok(Ok(())) => shared.relay.publish(settled.outbox),
             Ok(Err(error)) => {
                 tracing::warn!(
                     error = chain(&error),

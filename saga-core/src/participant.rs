@@ -116,6 +116,13 @@ impl Participant {
             if contract.kind == StepKind::Gate && contract.compensated_on.is_empty() {
                 return Err(wrong(format!("{name} is a gate, but hears no cancelling event: use `.step(..)`")));
             }
+            let deaf = contract.kind == StepKind::External && contract.compensated_on.is_empty();
+            if deaf && !contract.rejects.is_empty() {
+                return Err(wrong(format!(
+                    "{name} calls another system and may say no, so a no after a call of unknown outcome must close the call's \
+                     key: declare `CompensatedOn` and implement `CompensateExternal`"
+                )));
+            }
             for event in contract.published() {
                 let clash =
                     contracts.iter().flat_map(Contract::published).find(|e| e.name == event.name && *e != event);

@@ -60,8 +60,9 @@ pub(crate) struct Settled {
 pub(crate) enum Aborted {
     /// A step failed. Its reaction will be written down as failed, in a transaction of its own.
     Step(ReactionId, KnownFailure),
-    /// Two transactions stood in each other's way, or PostgreSQL's lock table is full: smaller batches help.
-    Conflict(Error),
+    /// Two transactions stood in each other's way, or PostgreSQL's lock table is full: smaller batches help. With the reaction
+    /// whose own statement noticed, if one did.
+    Conflict(Error, Option<(ReactionId, KnownFailure)>),
     /// The database or a bug; nobody's attempt is counted.
     Toolkit(Error),
 }
@@ -69,7 +70,7 @@ pub(crate) enum Aborted {
 impl From<Error> for Aborted {
     fn from(error: Error) -> Self {
         match &error {
-            Error::Database { source, .. } if is_conflict(source) => Aborted::Conflict(error),
+            Error::Database { source, .. } if is_conflict(source) => Aborted::Conflict(error, None),
             _ => Aborted::Toolkit(error),
         }
     }
@@ -81,32 +82,52 @@ pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "53200" | "55P03"))
 }
 
+/// data exceptions, broken constraints and aborted transactions (PostgreSQL, appendix A, classes 22, 23 and 25), and SQLite's
+/// constraints: at the end of a transaction they are the work of a step that swallowed an error or met a deferred constraint.
+fn is_spoilt(error: &Error) -> bool {
+    let Error::Database { source, .. } = error else { return false };
+    let Some(error) = source.as_database_error() else { return false };
+    let class = error.code().is_some_and(|code| code.len() == 5 && ["22", "23", "25"].contains(&&code[..2]));
+    class || error.is_unique_violation() || error.is_foreign_key_violation() || error.is_check_violation()
+}
+
+/// Blames the last step that ran for a transaction that cannot be written or committed.
+fn spoilt(error: Error, last_ran: Option<ReactionId>) -> Aborted {
+    match last_ran {
+        Some(reaction) if is_spoilt(&error) => {
+            Aborted::Step(reaction, KnownFailure { for_good: false, error: crate::participant::chain(&error) })
+        }
+        _ => error.into(),
+    }
+}
+
 /// Settles every item: when this returns, each is in the ledger or in the work table, and may be forgotten by whoever brought it.
+/// What the transactions that committed leave to do is added to `out`, also when a later one fails.
 ///
 /// A step's failure is told from an outage by what happens next: the failure is written down in a transaction of its own, and
 /// if that fails too, nothing was counted and the whole batch comes again.
-pub(crate) async fn settle(shared: &Shared, items: &[Item]) -> Result<Settled, Error> {
+pub(crate) async fn settle(shared: &Shared, items: &[Item], out: &mut Settled) -> Result<(), Error> {
     match attempt(shared, items, &HashMap::new()).await {
-        Ok(settled) => Ok(settled),
-        Err(Aborted::Toolkit(error)) => Err(error),
-        Err(Aborted::Conflict(error)) if items.len() == 1 => Err(error),
-        Err(Aborted::Conflict(_)) => {
-            let (first, second) = items.split_at(items.len() / 2);
-            let mut settled = Box::pin(settle(shared, first)).await?;
-            settled.extend(Box::pin(settle(shared, second)).await?);
-            Ok(settled)
+        Ok(settled) => out.extend(settled),
+        Err(Aborted::Toolkit(error)) => return Err(error),
+        Err(Aborted::Conflict(error, None)) if items.len() == 1 => return Err(error),
+        // Alone there is nobody to conflict with but the step's own statements: then it is a failure like any other.
+        Err(Aborted::Step(reaction, failure) | Aborted::Conflict(_, Some((reaction, failure)))) if items.len() == 1 => {
+            settle_alone(shared, &items[0], HashMap::from([(reaction, failure)]), out).await?;
         }
-        Err(Aborted::Step(reaction, failure)) => {
-            // In a larger batch the one that noticed need not be the one that failed: an earlier step may have spoilt the
-            // transaction. Alone there is nobody else to blame.
-            let blamed = (items.len() == 1).then_some((reaction, failure));
-            let mut settled = Settled::default();
+        Err(Aborted::Conflict(..)) => {
+            let (first, second) = items.split_at(items.len() / 2);
+            Box::pin(settle(shared, first, out)).await?;
+            Box::pin(settle(shared, second, out)).await?;
+        }
+        // The one that noticed need not be the one that failed: an earlier step may have spoilt the transaction.
+        Err(Aborted::Step(..)) => {
             for item in items {
-                settled.extend(settle_alone(shared, item, blamed.clone()).await?);
+                settle_alone(shared, item, HashMap::new(), out).await?;
             }
-            Ok(settled)
         }
     }
+    Ok(())
 }
 
 /// One item in a transaction of its own. One event may be heard by several steps, so each round learns of at most one more failed
@@ -114,16 +135,19 @@ pub(crate) async fn settle(shared: &Shared, items: &[Item]) -> Result<Settled, E
 async fn settle_alone(
     shared: &Shared,
     item: &Item,
-    blamed: Option<(ReactionId, KnownFailure)>,
-) -> Result<Settled, Error> {
-    let mut known: HashMap<_, _> = blamed.into_iter().collect();
+    mut known: HashMap<ReactionId, KnownFailure>,
+    out: &mut Settled,
+) -> Result<(), Error> {
     loop {
         match attempt(shared, std::slice::from_ref(item), &known).await {
-            Ok(settled) => return Ok(settled),
-            Err(Aborted::Step(reaction, failure)) => {
+            Ok(settled) => {
+                out.extend(settled);
+                return Ok(());
+            }
+            Err(Aborted::Step(reaction, failure) | Aborted::Conflict(_, Some((reaction, failure)))) => {
                 known.insert(reaction, failure);
             }
-            Err(Aborted::Conflict(error) | Aborted::Toolkit(error)) => return Err(error),
+            Err(Aborted::Conflict(error, None) | Aborted::Toolkit(error)) => return Err(error),
         }
     }
 }
@@ -154,10 +178,10 @@ async fn attempt(
     }
     let mut done = fold.finish();
     // Nothing: ledger, outbox and work are in the same transaction as the steps' own writes.
-    done.tx.write(&done.changes).await?;
+    done.tx.write(&done.changes).await.map_err(|error| spoilt(error, done.last_ran))?;
     // Before: nothing. After: everything, and the offsets are behind, so the deliveries come again and are absorbed; the outbox
     // rows wait for the sweeper, the calls for the end of their lease. An error here is unknown, which is one of the two.
-    done.tx.commit().await?;
+    done.tx.commit().await.map_err(|error| spoilt(error, done.last_ran))?;
 
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
@@ -225,7 +249,7 @@ fn positions(items: &[Item]) -> Vec<Position> {
 }
 
 impl Settled {
-    fn extend(&mut self, more: Settled) {
+    pub(crate) fn extend(&mut self, more: Settled) {
         self.outbox.extend(more.outbox);
         self.calls.extend(more.calls);
         self.positions.extend(more.positions);

@@ -31,6 +31,10 @@ use crate::{
 
 /// How long after a call's own timeout its lease still lasts: the answer has to be settled within it.
 const LEASE_MARGIN: Duration = Duration::from_secs(15);
+/// How often a row of a step that this binary lacks is looked at.
+const OTHER_VERSION: Duration = Duration::from_secs(60);
+/// How long a call waits that its own compensation will put in doubt as soon as that may.
+const COMPENSATION_FIRST: Duration = Duration::from_secs(1);
 /// Longest text of an error that a row keeps, in bytes.
 const MAX_ERROR: usize = 500;
 
@@ -82,6 +86,8 @@ pub(crate) struct Folded {
     pub(crate) changes: Changes,
     pub(crate) calls: Vec<Call>,
     pub(crate) spans: Vec<(Box<dyn ReactionSpan>, Outcome, Duration)>,
+    /// Whose code ran last in the transaction.
+    pub(crate) last_ran: Option<ReactionId>,
 }
 
 /// The batch's transaction with everything that it has decided so far.
@@ -120,7 +126,7 @@ impl<'f> Fold<'f> {
         for row in work {
             sagas.entry(row.saga).or_default().read_work(row);
         }
-        let done = Folded { tx, changes: Changes::default(), calls: Vec::new(), spans: Vec::new() };
+        let done = Folded { tx, changes: Changes::default(), calls: Vec::new(), spans: Vec::new(), last_ran: None };
         Self { shared, known, now: shared.clock.now(), sagas, done }
     }
 
@@ -158,6 +164,12 @@ impl<'f> Fold<'f> {
 
     /// What is to be written.
     pub(crate) fn finish(mut self) -> Folded {
+        // A call that was answered later in the same batch need not be made any more.
+        let sagas = &self.sagas;
+        self.done.calls.retain(|call| {
+            let row = sagas.get(&call.saga).and_then(|rows| rows.work(call.id));
+            row.is_some_and(|row| row.state == WorkState::Calling && row.attempts == call.attempt)
+        });
         for rows in std::mem::take(&mut self.sagas).into_values() {
             rows.collect(&mut self.done.changes);
         }
@@ -203,7 +215,7 @@ impl<'f> Fold<'f> {
             lease_owner: None,
             failures: Vec::new(),
             since: self.now,
-            reason,
+            reason: clip(&reason, MAX_ERROR).to_owned(),
             blocks: false,
         });
     }
@@ -231,7 +243,10 @@ impl<'f> Fold<'f> {
 
     async fn resume(&mut self, row: WorkRow) -> Result<(), Aborted> {
         let Some(step) = self.shared.contracts.iter().position(|contract| contract.name == row.step) else {
-            return Ok(()); // A step of another version of this participant: its rows wait for it.
+            // A step of another version of this participant: its rows wait for that, and are not looked at all the time.
+            let due_at = Some(self.now.saturating_add(millis(OTHER_VERSION)));
+            self.rows(row.saga).put_work(WorkRow { due_at, ..row });
+            return Ok(());
         };
         let contract = self.contract(step).clone();
         let state = self.rows(row.saga).ledger(&row.step).map(|ledger| ledger.state);
@@ -251,12 +266,18 @@ impl<'f> Fold<'f> {
             if compensation_waits {
                 // Nobody calls any more: the compensation that waited for the answer goes in doubt, see `release`.
                 row.state = WorkState::Deferred;
-                row.due_at = Some(self.now);
+                row.due_at = Some(self.now.saturating_add(millis(COMPENSATION_FIRST)));
                 self.rows(saga).put_work(row);
                 return Ok(());
             }
             // Counted before the call is made, and under the saga's lock: of two instances only one gets here.
             row.attempts += 1;
+            if row.direction == Direction::Forward
+                && let Some(ledger) = self.rows(row.saga).ledger(&row.step).cloned()
+            {
+                let attempts = row.attempts;
+                self.rows(row.saga).put_ledger(LedgerRow { attempts, ..ledger });
+            }
             self.call(step, row);
             return Ok(());
         }
@@ -327,6 +348,7 @@ impl<'f> Fold<'f> {
                     return Ok(Outcome::Called);
                 }
                 let on = Wire { event_type: &current.event.event_type, body: &current.event.body };
+                self.done.last_ran = Some(current.id);
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
                 let ran = guarded(step.timeout(), span.span(), step.run(on, None, &mut cx)).await;
                 let ran = ran.map_err(|failure| aborted(current.id, failure))?;
@@ -387,6 +409,7 @@ impl<'f> Fold<'f> {
             (verdict::Compensation::Compensate, Some(row)) => {
                 let record = row.record.clone();
                 let done = record.as_ref().map(|r| Wire { event_type: &r.event_type, body: &r.body });
+                self.done.last_ran = Some(current.id);
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
                 let emits = guarded(step.timeout(), span.span(), step.compensate(done, why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
@@ -394,6 +417,7 @@ impl<'f> Fold<'f> {
                 Ok(Outcome::Compensated)
             }
             (_, row) => {
+                self.done.last_ran = Some(current.id);
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
                 let emits = guarded(step.timeout(), span.span(), step.nothing_done(why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
@@ -452,15 +476,19 @@ impl<'f> Fold<'f> {
     ) -> Result<Outcome, Aborted> {
         let attempts = current.row.as_ref().map_or(1, |row| row.attempts);
         let reply = match (&answer.result, self.known.get(&current.id)) {
-            (_, Some(failure)) => return Ok(self.failed(current, failure.clone())),
-            (Err(_), None) if attempts != answer.attempt => return Ok(Outcome::Late), // A newer attempt is on its way.
-            (Err(failure), None) => return Ok(self.failed(current, failure.clone())),
+            // Only the attempt that holds the lease can fail the row: not one that a newer attempt has replaced, and not one
+            // whose failure was written down before.
+            (_, Some(failure)) | (Err(failure), None) if current.holds_lease(answer) => {
+                return Ok(self.failed(current, failure.clone()));
+            }
+            (_, Some(_)) | (Err(_), None) => return Ok(Outcome::Late),
             (Ok(reply), None) => reply,
         };
         let saga = answer.saga;
         let step = &self.shared.participant.steps()[current.step];
         let on_body = ledger.trigger_body.clone().unwrap_or_default();
         let on = Wire { event_type: &ledger.trigger_type, body: &on_body };
+        self.done.last_ran = Some(current.id);
         let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
         let ran = guarded(step.timeout(), span.span(), step.run(on, Some(reply), &mut cx)).await;
         let ran = ran.map_err(|failure| aborted(current.id, failure))?;
@@ -481,7 +509,9 @@ impl<'f> Fold<'f> {
                 let name = current.contract.name;
                 let closing = ReactionId::derive(saga, name, Direction::Compensation, &current.event.id);
                 let mut work = self.work_row(current, WorkState::Calling);
-                work = WorkRow { id: closing, direction: Direction::Compensation, attempts: 1, ..work };
+                let (since, failures) = (self.now, Vec::new());
+                work =
+                    WorkRow { id: closing, direction: Direction::Compensation, attempts: 1, since, failures, ..work };
                 self.rows(saga).remove_work(current.id);
                 let (state, changed_at) = (State::Compensating, self.now);
                 self.rows(saga).put_ledger(LedgerRow { state, rejecting: true, record, changed_at, ..opened });
@@ -499,25 +529,35 @@ impl<'f> Fold<'f> {
         answer: &Answer,
         span: &mut dyn ReactionSpan,
     ) -> Result<Outcome, Aborted> {
-        let attempts = current.row.as_ref().map_or(1, |row| row.attempts);
         let reversal = match (&answer.result, self.known.get(&current.id)) {
-            (_, Some(failure)) => return Ok(self.failed(current, failure.clone())),
-            (Err(_), None) if attempts != answer.attempt => return Ok(Outcome::Late),
-            (Err(failure), None) => return Ok(self.failed(current, failure.clone())),
+            // Only the attempt that holds the lease can fail the row: not one that a newer attempt has replaced, and not one
+            // whose failure was written down before.
+            (_, Some(failure)) | (Err(failure), None) if current.holds_lease(answer) => {
+                return Ok(self.failed(current, failure.clone()));
+            }
+            (_, Some(_)) | (Err(_), None) => return Ok(Outcome::Late),
             (Ok(reversal), None) => reversal,
         };
         if ledger.rejecting {
             // The key is closed: now the step may say its no.
-            let no = ledger.record.clone().and_then(|record| {
-                let event = current.contract.rejects.iter().find(|event| event.name == record.event_type)?;
-                Some(Encoded { event: *event, subject: None, body: record.body })
-            });
+            let no = match ledger.record.clone() {
+                None => None,
+                Some(record) => match current.contract.rejects.iter().find(|event| event.name == record.event_type) {
+                    Some(event) => Some(Encoded { event: *event, subject: None, body: record.body }),
+                    // Of another version: dropping it would leave the saga without its rejection.
+                    None => {
+                        let why = format!("the rejection {} is not declared any more", record.event_type);
+                        return Err(aborted(current.id, Failure::GiveUp(why)));
+                    }
+                },
+            };
             self.close(current, ledger, State::Compensated, envelope::Kind::Rejected, no, span)?;
             return Ok(Outcome::Rejected);
         }
         let step = &self.shared.participant.steps()[current.step];
         let from = Wire { event_type: "", body: reversal };
         let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
+        self.done.last_ran = Some(current.id);
         let mut cx = StepContext { conn: self.done.tx.conn(), saga: answer.saga, now: self.now };
         let emits = guarded(step.timeout(), span.span(), step.compensate(Some(from), why, &mut cx)).await;
         let emits = emits.map_err(|failure| aborted(current.id, failure))?;
@@ -589,6 +629,7 @@ impl<'f> Fold<'f> {
         let participant = self.shared.participant.name();
         let id = EventId::derive(saga, participant, current.contract.name, direction, name);
         let trace = span.emit(&Emission { id: &id, event_type: name, topic, ending });
+        let trace = trace.map(envelope::TraceContext::bounded);
         let message = Envelope {
             id,
             source: format!("/{participant}"),
@@ -659,7 +700,12 @@ impl<'f> Fold<'f> {
         row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
         let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
         row.failures.drain(..surplus);
-        let next = step.retry().next(row.attempts, self.now - row.since, self.shared.clock.random());
+        // What was done must be taken back: a compensation's policy never ends.
+        let policy = match current.direction {
+            Direction::Forward => step.retry(),
+            Direction::Compensation => step.retry().unbounded(),
+        };
+        let next = policy.next(row.attempts, self.now - row.since, self.shared.clock.random());
         self.rows(current.event.saga).put_work(row.clone());
         match next {
             _ if failure.for_good => self.stick(&current.with(row), failure.error, true),
@@ -784,6 +830,10 @@ impl<'f> Fold<'f> {
 }
 
 impl<'r> Current<'r> {
+    fn holds_lease(&self, answer: &Answer) -> bool {
+        self.row.as_ref().is_some_and(|row| row.state == WorkState::Calling && row.attempts == answer.attempt)
+    }
+
     fn with(&self, row: WorkRow) -> Current<'r> {
         Current {
             id: self.id,
@@ -875,7 +925,11 @@ async fn guarded<T>(
 fn aborted(id: ReactionId, failure: Failure) -> Aborted {
     match failure {
         Failure::Retry(error) => match conflict(error) {
-            Ok(source) => Aborted::Conflict(crate::Error::Database { doing: "running a step", source: *source }),
+            Ok(source) => {
+                let failure = KnownFailure { for_good: false, error: chain(&source) };
+                let error = crate::Error::Database { doing: "running a step", source: *source };
+                Aborted::Conflict(error, Some((id, failure)))
+            }
             Err(error) => Aborted::Step(id, Failure::Retry(error).into()),
         },
         failure => Aborted::Step(id, failure.into()),

@@ -141,14 +141,18 @@ pub(crate) struct Sweeper {
 }
 
 impl Sweeper {
-    /// One sweep; returns how many rows it found. Never while this process has a backlog: then the broker is slow or away, and old
-    /// rows are not lost ones.
+    /// One sweep; returns how many rows it found. Not while this process has a backlog of more than a sweep: then the broker is slow
+    /// or away, and old rows are not lost ones. What is in flight here is left to those who sent it.
     pub(crate) async fn sweep(&self) -> Result<usize, Error> {
-        if !lock(&self.in_flight).is_empty() {
+        if lock(&self.in_flight).len() > SWEEP_ROWS as usize {
             return Ok(0);
         }
         let now = self.clock.now();
-        let rows = self.store.outbox_claim(now, now - millis(SWEEP_AGE), now + millis(CLAIM), SWEEP_ROWS).await?;
+        let mut rows = self.store.outbox_claim(now, now - millis(SWEEP_AGE), now + millis(CLAIM), SWEEP_ROWS).await?;
+        {
+            let in_flight = lock(&self.in_flight);
+            rows.retain(|row| !in_flight.contains(&row.id));
+        }
         publish(&self.store, self.sink.as_ref(), self.participant, self.observer.as_ref(), &rows).await?;
         Ok(rows.len())
     }
@@ -168,6 +172,7 @@ async fn publish(
     let messages: Vec<_> = rows.iter().map(|row| row.message.clone()).collect();
     let results = sink.publish(&messages).await;
     let mut acknowledged = Vec::with_capacity(rows.len());
+    let mut refused = Vec::new();
     for (row, result) in rows.iter().zip(results) {
         match result {
             Ok(()) => {
@@ -182,7 +187,7 @@ async fn publish(
                     reason = error.reason,
                     "the broker refuses an event for good: it stays in the outbox, and the rest goes on"
                 );
-                store.outbox_refuse(row.id, &error.reason).await?;
+                refused.push((row.id, error.reason));
             }
             Err(error) => {
                 tracing::warn!(
@@ -194,7 +199,12 @@ async fn publish(
             }
         }
     }
-    store.outbox_delete(&acknowledged).await
+    // First what was acknowledged: a row that cannot be marked must not have the others published again and again.
+    store.outbox_delete(&acknowledged).await?;
+    for (row, reason) in refused {
+        store.outbox_refuse(row, &reason).await?;
+    }
+    Ok(())
 }
 
 fn lock(in_flight: &Mutex<HashSet<Uuid>>) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {

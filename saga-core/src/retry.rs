@@ -61,6 +61,13 @@ impl Retry {
         self.patience
     }
 
+    /// The same waits without an end, and never without a pause.
+    pub(crate) fn unbounded(self) -> Self {
+        let floor = Duration::from_millis(200);
+        let backoff = Backoff { first: self.backoff.first.max(floor), cap: self.backoff.cap.max(floor) };
+        Self { backoff, attempts: None, at_most: None, ..self }
+    }
+
     /// The wait after failed attempt number `attempt` (from 1), or `None` when the policy is used up. `elapsed` is the time since
     /// the first attempt in milliseconds; `seed` spreads the waits.
     pub fn next(&self, attempt: u32, elapsed: i64, seed: u64) -> Option<Duration> {

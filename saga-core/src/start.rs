@@ -13,6 +13,7 @@ use crate::{
     id::{EventId, SagaId},
     node::Shared,
     observer::{Emission, Measure, Outcome, Phase, Reaction},
+    participant::StepKind,
     step::{BoxError, Direction, MustSucceed, Step, StepContext, Stop},
     store::{Changes, LedgerRow, OutboxRow, Record, StartedRow, Tx},
 };
@@ -72,6 +73,10 @@ impl Starter {
         F: AsyncFnOnce(SagaId, &mut StepContext<'_>) -> MustSucceed<(S::Emits, A)>,
     {
         let shared = &self.shared;
+        if !shared.contracts.iter().any(|contract| contract.name == S::NAME && contract.kind == StepKind::Start) {
+            let name = shared.participant.name();
+            return Err(StartError::GaveUp(format!("{} is not in the cast of {name}: add `.start(..)`", S::NAME)));
+        }
         let began = std::time::Instant::now();
         let mut tx = shared.store.begin().await?;
         if let Some(row) = tx.started(key.caller, key.key).await? {
@@ -97,7 +102,8 @@ impl Starter {
         });
         let (event, answer) = {
             let mut cx = StepContext { conn: tx.conn(), saga, now };
-            begin(saga, &mut cx).await.map_err(|stop| match stop {
+            let begun = tokio::time::timeout(S::TIMEOUT, begin(saga, &mut cx)).await;
+            begun.map_err(|late| StartError::Failed(late.into()))?.map_err(|stop| match stop {
                 Stop::Reject(no) | Stop::RejectAfterEffect(no) => match no {},
                 Stop::Retry(error) => StartError::Failed(error),
                 Stop::GiveUp(why) => StartError::GaveUp(why),
@@ -129,6 +135,7 @@ impl Starter {
                 ending: encoded.event.ending,
             };
             let trace = span.emit(&emission).unwrap_or_default();
+            ledger.trigger = id.clone();
             ledger.trigger_type = encoded.event.name.to_owned();
             ledger.ending = encoded.event.ending;
             ledger.trace = trace.clone();

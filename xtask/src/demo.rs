@@ -51,7 +51,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     println!("building the services");
     let mut build = Guarded::command(env!("CARGO"), Stop::default());
-    build.args(["build", "--release", "--workspace", "--bins"]);
+    // Together with this program, so that both are built with the same features and nothing is built twice.
+    build.args(["build", "--release", "-p", "xtask", "-p", "saga-services", "--bins"]);
     build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     ensure!(Guarded::spawn(&mut build)?.wait().await?.success(), "the services do not build");
 
