@@ -54,6 +54,13 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     // Together with this program, so that both are built with the same features and nothing is built twice.
     build.args(["build", "--release", "-p", "xtask", "-p", "saga-services", "--bins"]);
     build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    // What `cargo run` says of this package is no business of the build: some crates would be built again because of it.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            build.env_remove(&name);
+        }
+    }
     ensure!(Guarded::spawn(&mut build)?.wait().await?.success(), "the services do not build");
 
     let begin = Instant::now();
