@@ -52,7 +52,7 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(manual) = &self.0 {
             let mut manual = manual.lock().unwrap_or_else(PoisonError::into_inner);
-            manual.now = manual.now.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
+            manual.now = manual.now.saturating_add(millis(by));
         }
     }
 
@@ -83,4 +83,9 @@ impl Clock {
         random[8..].copy_from_slice(&self.random().to_be_bytes()[..2]);
         uuid::Builder::from_unix_timestamp_millis(self.now().unsigned_abs(), &random).into_uuid()
     }
+}
+
+/// A span of time in the unit that every table counts in.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

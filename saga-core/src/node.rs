@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, millis},
     error::Error,
     observer::{Measure, Observer, Unseen},
     participant::{Contract, Participant, chain},
@@ -398,7 +398,7 @@ fn spawn_call(calls: &mut JoinSet<Option<Answer>>, shared: Shared, permits: Arc<
         let _permit = permits.acquire_owned().await.ok()?;
         // A call that waited so long that its lease might end under it is left to whoever takes the lease over.
         let timeout = shared.participant.steps()[call.step].timeout();
-        let ends = shared.clock.now().saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
+        let ends = shared.clock.now().saturating_add(millis(timeout));
         if ends > call.lease_until {
             return None;
         }

@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::{
+    clock::millis,
     envelope::{self, Delivery, Envelope, MAX_HOPS, clip},
     event::{Encoded, EventType},
     id::{EventId, IdempotencyKey, ReactionId, SagaId},
@@ -869,10 +870,8 @@ impl Call {
         });
         let key = |direction| IdempotencyKey::derive(self.saga, participant, contract.name, direction);
         let cx = CallContext { saga: self.saga, key: key(self.direction), attempt: self.attempt };
-        let wire = |record: &'_ Record| -> Record { record.clone() };
         let result = match &self.what {
             Ask::Forward { on } => {
-                let on = wire(on);
                 let on = Wire { event_type: &on.event_type, body: &on.body };
                 guarded(step.timeout(), span.span(), step.call(on, &cx)).await
             }
@@ -942,8 +941,4 @@ fn conflict(error: BoxError) -> Result<Box<sqlx::Error>, BoxError> {
         Ok(source) => Err(source),
         Err(other) => Err(other),
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, millis},
     error::Error,
     observer::{Measure, Observer},
     store::{OutboxRow, Store},
@@ -216,8 +216,4 @@ fn forget(in_flight: &Mutex<HashSet<Uuid>>, rows: &[OutboxRow]) {
     for row in rows {
         in_flight.remove(&row.id);
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
