@@ -29,13 +29,12 @@ use saga_core::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use crate::stage::PARTICIPANTS;
 use crate::{
     support::{Guarded, Stop},
     world::{Order, Totals, World},
 };
 
-/// Each publishes on the topic of its own name.
-pub const PARTICIPANTS: [&str; 3] = ["order", "payment", "shipping"];
 /// Longer than a group needs to settle after a member was killed.
 const BOUND: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
