@@ -22,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    call::{Answer, Call},
     clock::{Clock, millis},
     error::Error,
     observer::{Measure, Observer, Unseen},
     participant::{Contract, Participant, chain},
-    pipeline::{Answer, Item, Settled, settle},
-    reaction::Call,
+    pipeline::{Item, Settled, settle},
     relay::{Publisher, Relay, Sweeper},
     start::Starter,
     step::Direction,

@@ -14,13 +14,13 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use crate::{
+    call::{Answer, Call},
     envelope::{Delivery, Envelope},
     error::Error,
     id::{ReactionId, SagaId},
     node::Shared,
     observer::Measure,
-    reaction::{Call, Fold, KnownFailure},
-    step::Direction,
+    reaction::{Fold, KnownFailure},
     store::OutboxRow,
     transport::Position,
 };
@@ -34,17 +34,6 @@ pub(crate) enum Item {
     Due { id: ReactionId, saga: SagaId },
     /// What a call to another system came to.
     Answer(Answer),
-}
-
-/// What a call to another system came to.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) id: ReactionId,
-    pub(crate) saga: SagaId,
-    pub(crate) step: usize,
-    pub(crate) direction: Direction,
-    pub(crate) attempt: u32,
-    pub(crate) result: Result<Vec<u8>, KnownFailure>,
 }
 
 /// What is left to do after the commit.
