@@ -16,6 +16,7 @@ pub mod participant;
 mod pipeline;
 mod reaction;
 mod relay;
+pub mod retention;
 pub mod retry;
 pub mod start;
 pub mod step;

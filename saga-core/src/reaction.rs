@@ -3,7 +3,7 @@
 //! The invariant: *already done?* is asked before *may I?*, and both before the step's own code runs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     panic::AssertUnwindSafe,
     time::Duration,
@@ -76,6 +76,8 @@ pub(crate) struct Fold<'f> {
     pub(crate) shared: &'f Shared,
     pub(crate) known: &'f HashMap<ReactionId, KnownFailure>,
     pub(crate) now: i64,
+    /// Older than this participant's memory.
+    forgotten: BTreeSet<SagaId>,
     sagas: BTreeMap<SagaId, SagaRows>,
     pub(crate) done: Folded,
 }
@@ -99,6 +101,7 @@ impl<'f> Fold<'f> {
         ledger: Vec<LedgerRow>,
         work: Vec<WorkRow>,
         known: &'f HashMap<ReactionId, KnownFailure>,
+        forgotten: BTreeSet<SagaId>,
     ) -> Self {
         let mut sagas = BTreeMap::<SagaId, SagaRows>::new();
         for row in ledger {
@@ -115,7 +118,7 @@ impl<'f> Fold<'f> {
             spans: Vec::new(),
             last_ran: None,
         };
-        Self { shared, known, now: shared.clock.now(), sagas, done }
+        Self { shared, known, now: shared.clock.now(), forgotten, sagas, done }
     }
 
     /// Settles one arrival, and then whatever of its saga need not wait any longer.
@@ -317,6 +320,9 @@ impl<'f> Fold<'f> {
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate); // Its row owns it.
         }
+        if self.forgotten.contains(&saga) {
+            return Ok(self.too_old(current));
+        }
         let step = &self.shared.participant.steps()[current.step];
         let (state, first) = match self.rows(saga).ledger(name) {
             Some(row) => (Some(row.state), row.trigger.clone()),
@@ -363,6 +369,9 @@ impl<'f> Fold<'f> {
         let name = current.contract.name;
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate);
+        }
+        if self.forgotten.contains(&saga) {
+            return Ok(self.too_old(current));
         }
         let now = self.now;
         let rows = self.rows(saga);
@@ -534,6 +543,12 @@ impl<'f> Fold<'f> {
         row.due_at = until;
         self.rows(current.event.saga).put_work(row);
         Outcome::Parked
+    }
+
+    /// It may have been settled before its saga was forgotten, so that it must not be taken for new.
+    fn too_old(&mut self, current: &Current<'_>) -> Outcome {
+        let reason = "its saga is older than this participant's memory: it may have been settled before".to_owned();
+        self.stick(current, reason, false)
     }
 
     pub(crate) fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {

@@ -83,6 +83,10 @@ impl Script {
     pub fn let_go(&self) {
         self.1.notify_waiters();
     }
+    /// What comes next.
+    pub fn then(&self, todo: Todo) {
+        self.0.lock().unwrap().0.push_back(todo);
+    }
     /// From now on everything works.
     pub fn forget(&self) {
         self.0.lock().unwrap().0.clear();
