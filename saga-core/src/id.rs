@@ -63,6 +63,13 @@ impl EventId {
     }
 }
 
+impl EventId {
+    /// The id of a signal about a reaction.
+    pub(crate) fn of_signal(reaction: ReactionId, event_type: &str, attempts: u32) -> Self {
+        Self(derive(&["signal", &reaction.to_string(), event_type, &attempts.to_string()]).to_string())
+    }
+}
+
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

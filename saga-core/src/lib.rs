@@ -18,6 +18,7 @@ mod reaction;
 mod relay;
 pub mod retention;
 pub mod retry;
+pub mod signal;
 pub mod start;
 pub mod step;
 pub mod store;

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) relay: Relay,
     pub(crate) breakers: Arc<Breakers>,
+    /// The topic of its signals, if it publishes any.
+    pub(crate) signals: Option<Arc<str>>,
     /// This process, as the owner of leases.
     pub(crate) instance: Uuid,
 }
@@ -195,6 +197,7 @@ impl Node {
             observer,
             relay,
             breakers,
+            signals: None,
             instance,
         };
         Ok(Self {
@@ -212,6 +215,14 @@ impl Node {
     #[must_use]
     pub fn remembering(self, retention: Retention) -> Self {
         Self { retention, ..self }
+    }
+
+    /// The same node, which publishes its signals on `topic` ([`signal::TOPIC`](crate::signal::TOPIC) by convention). By default it
+    /// publishes none.
+    #[must_use]
+    pub fn signalling(mut self, topic: &str) -> Self {
+        self.shared.signals = Some(topic.into());
+        self
     }
 
     /// Starts sagas of this participant.

@@ -28,6 +28,7 @@ use crate::{
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::{Contract, Failure, Ran, StepKind, Wire, chain},
     pipeline::{Aborted, Arrival, is_conflict},
+    signal::{Signal, Tells},
     step::{BoxError, Direction, StepContext},
     store::{Changes, FailedAttempt, KEPT_FAILURES, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
 };
@@ -192,6 +193,20 @@ impl<'f> Fold<'f> {
             reason,
             "a message is stuck: it is no event that could be reacted to"
         );
+        let signal = Signal {
+            participant: self.shared.participant.name(),
+            step: "",
+            direction: Direction::Forward,
+            saga: SagaId(Uuid::nil()),
+            reaction: id,
+            event: None,
+            attempts: 0,
+            topic: &delivery.topic,
+            partition: delivery.partition,
+            offset: delivery.offset,
+            reason: clip(&reason, MAX_ERROR),
+        };
+        self.signal(Tells::Stuck, &signal, envelope::TraceContext::default());
         self.done.changes.work.retain(|row| row.id != id);
         self.done.changes.work.push(WorkRow {
             id,
@@ -569,8 +584,33 @@ impl<'f> Fold<'f> {
             reason,
             "a reaction is stuck: it needs a person"
         );
+        self.tell(Tells::Stuck, current, row.attempts, &reason);
         self.rows(current.event.saga).put_work(row);
         Outcome::Stuck(reason)
+    }
+
+    /// Writes a signal about a reaction, where the node publishes signals.
+    fn tell(&mut self, tells: Tells, current: &Current<'_>, attempts: u32, reason: &str) {
+        let signal = Signal {
+            participant: self.shared.participant.name(),
+            step: current.contract.name,
+            direction: current.direction,
+            saga: current.event.saga,
+            reaction: current.id,
+            event: Some(&current.event.id),
+            attempts,
+            topic: &current.delivery.topic,
+            partition: current.delivery.partition,
+            offset: current.delivery.offset,
+            reason,
+        };
+        self.signal(tells, &signal, current.event.trace.clone());
+    }
+
+    fn signal(&mut self, tells: Tells, signal: &Signal<'_>, trace: envelope::TraceContext) {
+        let Some(topic) = &self.shared.signals else { return };
+        let id = self.shared.clock.time_ordered_uuid();
+        self.done.changes.outbox.extend(signal.row(tells, topic, id, self.now, trace));
     }
 
     /// Waits for its step to recover, and is no attempt.
@@ -670,7 +710,7 @@ impl<'f> Fold<'f> {
 
     /// The first failure after the step's patience raises the alarm: told from the one before by their times, so that no row has to
     /// remember it.
-    fn impatient(&self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
+    fn impatient(&mut self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
         let alarm = row.since.saturating_add(millis(patience));
         let before = row.failures.last().map_or(row.since, |last| last.at);
         if before < alarm && alarm <= self.now {
@@ -686,6 +726,7 @@ impl<'f> Fold<'f> {
             );
             let Current { direction, .. } = *current;
             self.measure(&Measure::PatienceExceeded { step: current.contract.name, direction });
+            self.tell(Tells::Impatient, current, row.attempts, &failure.error);
         }
     }
 
