@@ -3,6 +3,8 @@
 //! The invariant: the caller's key, the step's own writes, its ledger row and its event are one transaction, and the
 //! closure runs only when the key is new.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -153,6 +155,7 @@ impl Starter {
                 ending: encoded.event.ending,
                 hops: 0,
                 trace,
+                extensions: BTreeMap::new(),
                 body: encoded.body,
             }
             .encode(encoded.event.topic)
