@@ -509,7 +509,7 @@ impl<'f> Fold<'f> {
         Outcome::Parked
     }
 
-    fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {
+    pub(crate) fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {
         let mut row = self.work_row(current, WorkState::Stuck);
         row.blocks = blocks;
         row.due_at = None;
@@ -551,10 +551,10 @@ impl<'f> Fold<'f> {
         let next = policy.next(row.attempts, self.now - row.since, self.shared.clock.random());
         self.rows(current.event.saga).put_work(row.clone());
         match next {
-            _ if failure.for_good => self.stick(&current.with(row), failure.error, true),
+            _ if failure.for_good => self.stick(&current.with(Some(row)), failure.error, true),
             None => {
                 let reason = format!("{} attempts failed, the last with: {}", row.attempts, failure.error);
-                self.stick(&current.with(row), reason, true)
+                self.stick(&current.with(Some(row)), reason, true)
             }
             Some(wait) => {
                 row.due_at = Some(self.now.saturating_add(millis(wait)));
@@ -637,7 +637,7 @@ impl<'f> Fold<'f> {
 }
 
 impl<'r> Current<'r> {
-    fn with(&self, row: WorkRow) -> Current<'r> {
+    pub(crate) fn with(&self, row: Option<WorkRow>) -> Current<'r> {
         Current {
             id: self.id,
             step: self.step,
@@ -645,7 +645,7 @@ impl<'r> Current<'r> {
             direction: self.direction,
             delivery: self.delivery,
             event: self.event,
-            row: Some(row),
+            row,
         }
     }
 }

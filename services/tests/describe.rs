@@ -40,6 +40,7 @@ fn the_json_says_everything_that_a_participant_declares() {
         {
           "participant": "shipping",
           "listens_to": [
+            "order",
             "payment"
           ],
           "publishes_on": [
@@ -48,7 +49,7 @@ fn the_json_says_everything_that_a_participant_declares() {
           "steps": [
             {
               "step": "ship-order",
-              "kind": "local",
+              "kind": "gate",
               "trigger": [
                 {
                   "type": "shop.payment.charged.v1",
@@ -67,8 +68,18 @@ fn the_json_says_everything_that_a_participant_declares() {
                   "topic": "shipping"
                 }
               ],
-              "compensated_on": [],
-              "compensated": [],
+              "compensated_on": [
+                {
+                  "type": "shop.order.cancel-requested.v1",
+                  "topic": "order"
+                }
+              ],
+              "compensated": [
+                {
+                  "type": "shop.shipment.failed.v1",
+                  "topic": "shipping"
+                }
+              ],
               "retry": "exponential 200ms..60s, forever"
             }
           ]
