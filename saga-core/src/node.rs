@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    breaker::Breakers,
     call::{Answer, Call},
     clock::Clock,
     error::Error,
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) relay: Relay,
+    pub(crate) breakers: Arc<Breakers>,
     /// This process, as the owner of leases.
     pub(crate) instance: Uuid,
 }
@@ -107,6 +109,8 @@ impl fmt::Debug for Node {
 pub struct Health {
     store: Store,
     trouble: Arc<Mutex<Option<String>>>,
+    contracts: Arc<Vec<Contract>>,
+    breakers: Arc<Breakers>,
 }
 
 impl Health {
@@ -120,6 +124,12 @@ impl Health {
             Ok(Err(error)) => Err(chain(&error)),
             Err(_) => Err("the database does not answer within 2 s".to_owned()),
         }
+    }
+
+    /// What does not keep the node from its work, but from doing all of it: steps at which everything fails at the moment.
+    pub fn failing_steps(&self) -> Vec<String> {
+        let open = self.breakers.open().into_iter();
+        open.map(|(step, direction)| format!("{} ({direction})", self.contracts[step].name)).collect()
     }
 
     fn set(&self, trouble: Option<String>) {
@@ -163,16 +173,24 @@ impl Node {
         }
         let name = participant.name();
         let (relay, publisher) = Relay::new(name, store.clone(), sink, clock.clone(), observer.clone());
-        let health = Health { store: store.clone(), trouble: Arc::new(Mutex::new(Some("starting".to_owned()))) };
+        let contracts = Arc::new(contracts);
+        let breakers = Arc::new(Breakers::of(contracts.len()));
+        let health = Health {
+            store: store.clone(),
+            trouble: Arc::new(Mutex::new(Some("starting".to_owned()))),
+            contracts: contracts.clone(),
+            breakers: breakers.clone(),
+        };
         let instance = clock.time_ordered_uuid();
         let shared = Shared {
             participant: Arc::new(participant),
-            contracts: Arc::new(contracts),
+            contracts,
             listeners: Arc::new(listeners),
             store,
             clock,
             observer,
             relay,
+            breakers,
             instance,
         };
         Ok(Self { shared, source, publisher, health, waiting_calls: Vec::new(), unsettled: Vec::new() })
