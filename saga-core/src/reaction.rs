@@ -537,6 +537,7 @@ impl<'f> Fold<'f> {
             ending,
             hops,
             trace: trace.unwrap_or_else(|| current.event.trace.clone()),
+            extensions: BTreeMap::new(),
             body,
         }
         .encode(topic)

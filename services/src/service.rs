@@ -9,16 +9,15 @@ use anyhow::{Context as _, bail};
 use axum::{Router, http::StatusCode, routing::get};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use saga_core::{
-    Participant,
+    Choreography, Participant,
+    choreography::Part,
     clock::Clock,
     id::SagaId,
     node::{Health, Node},
-    participant::Contract,
     start::Starter,
     store::Store,
     transport::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
-use serde::Serialize;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
@@ -198,12 +197,8 @@ impl<O: Args + fmt::Debug> Service<O> {
         match cli.command.unwrap_or(Command::Run) {
             Command::Run => self.run(participant, &cli.options).await,
             Command::Migrate(how) => self.migrate(&participant, &cli.options, &how).await,
-            Command::Describe { json: true } => {
-                println!("{}", serde_json::to_string_pretty(&Description::of(&participant))?);
-                Ok(())
-            }
-            Command::Describe { json: false } => {
-                println!("{}", table(&participant.contracts()));
+            Command::Describe { json } => {
+                print!("{}", describe(&participant, json)?);
                 Ok(())
             }
             Command::Health => probe(cli.options.http).await,
@@ -316,43 +311,10 @@ fn health(node: Health) -> Router {
     Router::new().route("/health", get(async || "alive")).route("/ready", get(ready))
 }
 
-/// What `describe --json` prints.
-#[derive(Debug, Serialize)]
-struct Description {
-    participant: &'static str,
-    listens_to: Vec<&'static str>,
-    publishes_on: Vec<&'static str>,
-    steps: Vec<Contract>,
-}
-
-impl Description {
-    fn of(participant: &Participant) -> Self {
-        Self {
-            participant: participant.name(),
-            listens_to: participant.listens_to(),
-            publishes_on: participant.publishes_on(),
-            steps: participant.contracts(),
-        }
-    }
-}
-
-fn table(steps: &[Contract]) -> comfy_table::Table {
-    let names =
-        |events: &[saga_core::event::EventType]| events.iter().map(|event| event.name).collect::<Vec<_>>().join("\n");
-    let mut table = comfy_table::Table::new();
-    table.set_header(["step", "on", "emits", "rejects", "compensated on", "compensated", "retry"]);
-    for step in steps {
-        table.add_row([
-            step.name.to_owned(),
-            names(&step.on),
-            names(&step.emits),
-            names(&step.rejects),
-            names(&step.compensated_on),
-            names(&step.compensated),
-            step.retry.clone(),
-        ]);
-    }
-    table
+/// What `describe` prints: this participant's part of a choreography.
+fn describe(participant: &Participant, json: bool) -> anyhow::Result<String> {
+    let part = Part::from(participant);
+    Ok(if json { serde_json::to_string_pretty(&part)? + "\n" } else { Choreography { parts: vec![part] }.to_table() })
 }
 
 #[cfg(test)]
