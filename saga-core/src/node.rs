@@ -252,7 +252,9 @@ impl Node {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         self.check().await?;
         let Self { shared, mut source, publisher, health, retention, .. } = self;
-        retention.check(shared.participant.name(), source.retention().await?)?;
+        if retention.forgets() {
+            retention.check(shared.participant.name(), source.retention().await?)?;
+        }
         let stop = CancellationToken::new();
         let told = CancellationToken::new();
         let mut relay = JoinSet::new();

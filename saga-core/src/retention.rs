@@ -60,6 +60,10 @@ impl Retention {
         self
     }
 
+    pub(crate) fn forgets(&self) -> bool {
+        self.keep.is_some()
+    }
+
     /// `topics` is the longest retention of the topics that the participant listens to, if that is known.
     pub(crate) fn check(&self, participant: &str, topics: Option<Duration>) -> Result<(), Error> {
         let refuse = |problem: String| Err(Error::Retention { participant: participant.to_owned(), problem });

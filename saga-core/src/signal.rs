@@ -3,6 +3,8 @@
 //! The invariant: a signal is written in the transaction of what it tells, and published as events are, so that none is told that did
 //! not happen and none that happened is left out. Sagas never depend on one: no participant hears them.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::{
@@ -85,6 +87,7 @@ impl Signal<'_> {
             ending: None,
             hops: 0,
             trace,
+            extensions: BTreeMap::new(),
             body: serde_json::to_vec(self).ok()?,
         };
         let message = envelope.encode(topic).ok()?;

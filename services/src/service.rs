@@ -14,6 +14,8 @@ use saga_core::{
     clock::Clock,
     id::SagaId,
     node::{Health, Node},
+    retention::Retention,
+    signal,
     start::Starter,
     store::Store,
     transport::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
@@ -129,6 +131,18 @@ struct Options {
         global = true
     )]
     kafka_config: Vec<String>,
+    /// How long sagas are remembered; at least as long as the topics keep their events, or they may run again for nothing
+    #[arg(long, env = "SAGA_KEEP", default_value = "30days", value_parser = humantime::parse_duration, global = true)]
+    keep: Duration,
+    /// Forget sagas although the topics still hold their events
+    #[arg(long, env = "SAGA_KEEP_SHORTER_THAN_TOPICS", global = true)]
+    keep_shorter_than_topics: bool,
+    /// When a saga without an ending is counted as overdue, where it started
+    #[arg(long, env = "SAGA_OVERDUE", default_value = "1h", value_parser = humantime::parse_duration, global = true)]
+    overdue: Duration,
+    /// The topic on which stuck reactions are told; empty for none
+    #[arg(long, env = "SAGA_SIGNALS", default_value = signal::TOPIC, global = true)]
+    signals: String,
     /// How to write the log
     #[arg(long, env = "SAGA_LOG", default_value = "text", global = true)]
     log: Log,
@@ -166,6 +180,16 @@ impl Options {
             group: self.group.clone().unwrap_or_else(|| name.to_owned()),
             extra: self.kafka_config.iter().map(|pair| setting(pair)).collect::<Result<_, _>>()?,
         })
+    }
+
+    fn retention(&self) -> Retention {
+        let retention = Retention::keep(self.keep).overdue_after(self.overdue);
+        if self.keep_shorter_than_topics { retention.shorter_than_topics() } else { retention }
+    }
+
+    /// The topic of its signals, if it publishes any.
+    fn signals(&self) -> Option<&str> {
+        Some(self.signals.as_str()).filter(|topic| !topic.is_empty())
     }
 
     fn telemetry(&self, name: &str) -> saga_tracing::Config {
@@ -211,10 +235,10 @@ impl<O: Args + fmt::Debug> Service<O> {
         create_tables(&store, self.schema).await.context("the service's own tables could not be created")?;
         println!("{}: the tables are there", self.name);
         if how.topics {
-            let topics: Vec<_> = participant
-                .publishes_on()
-                .into_iter()
-                .map(|name| TopicSpec {
+            let names: Vec<&str> = participant.publishes_on().into_iter().chain(options.signals()).collect();
+            let topics: Vec<_> = names
+                .iter()
+                .map(|&name| TopicSpec {
                     name: name.to_owned(),
                     partitions: how.partitions,
                     replication: how.replication,
@@ -223,12 +247,7 @@ impl<O: Args + fmt::Debug> Service<O> {
                 .collect();
             let kafka = options.kafka(self.name)?;
             let created = create_topics(&kafka, &topics).await.context("the topics could not be created")?;
-            println!(
-                "{}: the topics {:?} are there, {} of them new",
-                self.name,
-                participant.publishes_on(),
-                created.len()
-            );
+            println!("{}: the topics {names:?} are there, {} of them new", self.name, created.len());
         }
         Ok(())
     }
@@ -261,6 +280,11 @@ impl<O: Args + fmt::Debug> Service<O> {
             let source = KafkaSource::connect(&kafka, &participant.listens_to()).context("no source of events")?;
             let sink = KafkaSink::connect(&kafka).context("no way to publish events")?;
             let node = Node::observed(participant, store.clone(), source, sink, observer, Clock::system())?;
+            let node = node.remembering(options.retention());
+            let node = match options.signals() {
+                Some(topic) => node.signalling(topic),
+                None => node,
+            };
             let listener = TcpListener::bind(options.http)
                 .await
                 .with_context(|| format!("HTTP cannot be served at {}", options.http))?;
@@ -305,7 +329,11 @@ pub async fn create_tables(store: &Store, schema: &[&'static str]) -> anyhow::Re
 /// `/health`: the process lives. `/ready`: it has its database and its partitions.
 fn health(node: Health) -> Router {
     let ready = async move || match node.ready().await {
-        Ok(()) => Ok("ready"),
+        Ok(()) => match node.failing_steps() {
+            steps if steps.is_empty() => Ok("ready".to_owned()),
+            // Still ready: another instance would fare no better.
+            steps => Ok(format!("ready, but everything fails at {}", steps.join(", "))),
+        },
         Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     };
     Router::new().route("/health", get(async || "alive")).route("/ready", get(ready))

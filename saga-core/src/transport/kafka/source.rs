@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rdkafka::consumer::BaseConsumer;
@@ -16,6 +16,7 @@ use super::{
     membership::Membership,
     queue::{Shared, take},
     reader::Reader,
+    topics::longest_retention,
     voice::Voice,
 };
 use crate::{
@@ -42,18 +43,22 @@ impl KafkaSource {
         let consumer: BaseConsumer<Membership> = client.create_with_context(membership).map_err(creation_error)?;
         let (done, ended) = oneshot::channel();
         let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
+        let reading =
+            Reading { shared: Arc::clone(&shared), ended: Some(ended), config: config.clone(), topics: topics.clone() };
         let reader = Reader { consumer, shared: Arc::clone(&shared), topics, probed: Instant::now(), paused: false };
         std::thread::Builder::new()
             .name(format!("kafka-{}", config.group))
             .spawn(move || reader.live(done))
             .map_err(|error| client_error("starting the consumer's thread", error))?;
-        Ok(Box::new(Reading { shared, ended: Some(ended) }))
+        Ok(Box::new(reading))
     }
 }
 
 struct Reading {
     shared: Arc<Shared>,
     ended: Option<oneshot::Receiver<Result<(), TransportError>>>,
+    config: KafkaConfig,
+    topics: Vec<String>,
 }
 
 impl Source for Reading {
@@ -104,6 +109,10 @@ impl Source for Reading {
             None if !queue.joined => SourceStatus::NotReady("waiting for the group's assignment".to_owned()),
             None => SourceStatus::Ready(queue.assigned.values().map(BTreeMap::len).sum()),
         }
+    }
+
+    fn retention(&mut self) -> BoxFuture<'_, Result<Option<Duration>, TransportError>> {
+        Box::pin(async { Ok(longest_retention(&self.config, &self.topics).await) })
     }
 
     fn close(mut self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>> {

@@ -8,7 +8,7 @@ use std::{
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode as Code},
@@ -64,6 +64,30 @@ pub async fn create_topics(config: &KafkaConfig, topics: &[TopicSpec]) -> Result
         }
     }
     Ok(created)
+}
+
+/// The longest `retention.ms` of these topics; `None` where the broker does not say, as the embedded one does not.
+pub(super) async fn longest_retention(config: &KafkaConfig, topics: &[String]) -> Option<Duration> {
+    let asked = async {
+        let admin: AdminClient<DefaultClientContext> = config.with(&[BOTH])?.create().map_err(creation_error)?;
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN));
+        let topics: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let described = admin.describe_configs(&topics, &options).await;
+        described.map_err(|error| client_error("asking for the retention of topics", error))
+    };
+    let described = match asked.await {
+        Ok(described) => described,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the retention of the topics is not known");
+            return None;
+        }
+    };
+    let of = |topic: &ConfigResource| {
+        topic.get("retention.ms").and_then(|entry| entry.value.as_deref()?.parse::<i64>().ok())
+    };
+    // Negative: for ever (Kafka, topic configs).
+    let known = described.iter().filter_map(|topic| topic.as_ref().ok().and_then(of));
+    known.map(|millis| u64::try_from(millis).map_or(Duration::MAX, Duration::from_millis)).max()
 }
 
 /// Most bytes that [`read_all`] holds.
