@@ -834,7 +834,7 @@ impl Sink for Publishing {
                 sent.push(if missing.contains(message.topic.as_str()) {
                     Err(KafkaError::MessageProduction(Code::UnknownTopic))
                 } else {
-                    send(&producer, message).await
+                    send(&producer, record(message)).await
                 });
             }
             let mut results = Vec::with_capacity(messages.len());
@@ -851,7 +851,7 @@ impl Sink for Publishing {
             }
             // The broker measures what the client packed together, so only what is refused alone is too large.
             for index in too_large.into_iter().filter(|_| messages.len() > 1) {
-                let result = match send(&producer, &messages[index]).await {
+                let result = match send(&producer, record(&messages[index])).await {
                     Ok(sent) => acknowledged(sent).await,
                     Err(error) => Err(error),
                 };
@@ -896,13 +896,20 @@ impl Publishing {
     }
 }
 
-async fn send(producer: &Publisher, message: &Message) -> Result<DeliveryFuture, KafkaError> {
-    let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-    for (name, value) in &message.headers {
-        headers = headers.insert(Header { key: name, value: Some(value) });
-    }
-    let mut record =
-        FutureRecord::to(&message.topic).key(message.key.as_str()).payload(message.body.as_slice()).headers(headers);
+type Record<'a> = FutureRecord<'a, [u8], [u8]>;
+
+fn record(message: &Message) -> Record<'_> {
+    let headers = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let record = Record::to(&message.topic).payload(&message.body).headers(owned(headers));
+    record.key(message.key.as_bytes())
+}
+
+fn owned<'a>(headers: impl ExactSizeIterator<Item = (&'a str, &'a [u8])>) -> OwnedHeaders {
+    let room = OwnedHeaders::new_with_capacity(headers.len());
+    headers.fold(room, |all, (key, value)| all.insert(Header { key, value: Some(value) }))
+}
+
+async fn send(producer: &Publisher, mut record: Record<'_>) -> Result<DeliveryFuture, KafkaError> {
     loop {
         match producer.send_result(record) {
             Ok(sent) => return Ok(sent),
@@ -973,6 +980,68 @@ pub async fn create_topics(config: &KafkaConfig, topics: &[TopicSpec]) -> Result
     Ok(created)
 }
 
+/// How far a group has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// How many messages of the topics the group has not settled.
+    pub behind: u64,
+    /// The end offsets of all partitions added up: while this stays the same, nothing was published.
+    pub end: u64,
+}
+
+/// How far `config.group` has come on these topics, by its committed positions, which a participant commits once a second.
+/// Does not join the group. Transaction markers and compacted messages count as messages.
+pub async fn lag(config: &KafkaConfig, topics: &[&str]) -> Result<Lag, TransportError> {
+    let mut client = config.with(&[BOTH, CONSUMER])?;
+    client.set("group.id", &config.group).set("enable.auto.commit", "false");
+    let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
+    let group = config.group.clone();
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = client.create().map_err(creation_error)?;
+        let mut partitions = TopicPartitionList::new();
+        for (topic, count) in partition_counts(&consumer, topics)? {
+            for partition in 0..count {
+                partitions.add_partition(&topic, partition);
+            }
+        }
+        let failed = |error| client_error(&format!("asking how far the group {group} has come"), error);
+        let committed = consumer.committed_offsets(partitions, ANSWER_WITHIN).map_err(failed)?;
+        let mut lag = Lag::default();
+        for element in committed.elements() {
+            element.error().map_err(failed)?;
+            let (low, high) =
+                consumer.fetch_watermarks(element.topic(), element.partition(), ANSWER_WITHIN).map_err(failed)?;
+            let next = match element.offset() {
+                Offset::Offset(next) => next.max(low),
+                _ => low,
+            };
+            lag.behind += u64::try_from(high - next).unwrap_or(0);
+            lag.end += u64::try_from(high).unwrap_or(0);
+        }
+        Ok(lag)
+    })
+    .await
+    .map_err(|error| client_error("asking how far a group has come", error))?
+}
+
+/// Publishes messages as they are, however malformed: what a foreign publisher could send, and what was read by [`read_all`],
+/// once more. The key decides on the partition; where the deliveries stood before counts for nothing.
+pub async fn inject(config: &KafkaConfig, messages: &[Delivery]) -> Result<(), TransportError> {
+    let producer = produce_with(&config.with(&[BOTH, PRODUCER])?).map_err(creation_error)?;
+    let failed = |error| client_error("publishing messages as they are", error);
+    let mut sent = Vec::with_capacity(messages.len());
+    for message in messages {
+        let headers = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let mut record = Record::to(&message.topic).payload(&message.body).headers(owned(headers));
+        record.key = message.key.as_deref();
+        sent.push(send(&producer, record).await.map_err(failed)?);
+    }
+    for sent in sent {
+        acknowledged(sent).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Reads topics from their beginning to what is their end now, outside any group. Topic after topic, each partition in order;
 /// the epochs are zero. At most 1 GiB of bodies.
 pub async fn read_all(config: &KafkaConfig, topics: &[&str]) -> Result<Vec<Delivery>, TransportError> {
@@ -982,34 +1051,44 @@ pub async fn read_all(config: &KafkaConfig, topics: &[&str]) -> Result<Vec<Deliv
     let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
     tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = client.create().map_err(creation_error)?;
-        let metadata = consumer
-            .fetch_metadata(None, ANSWER_WITHIN)
-            .map_err(|error| client_error("asking the broker for its topics", error))?;
         let mut all = Vec::new();
-        let mut missing = Vec::new();
-        for name in topics {
-            match metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none()) {
-                Some(topic) => read_topic(&consumer, &Arc::from(name), topic.partitions().len(), &mut all)?,
-                None => missing.push(name),
-            }
+        for (topic, partitions) in partition_counts(&consumer, topics)? {
+            read_topic(&consumer, &Arc::from(topic), partitions, &mut all)?;
         }
-        if missing.is_empty() { Ok(all) } else { Err(TransportError::MissingTopics { missing }) }
+        Ok(all)
     })
     .await
     .map_err(|error| client_error("reading topics", error))?
 }
 
+/// The topics with their numbers of partitions. Asks for all topics of the cluster, as asking for one by its name creates it on
+/// many brokers.
+fn partition_counts(consumer: &BaseConsumer, topics: Vec<String>) -> Result<Vec<(String, i32)>, TransportError> {
+    let metadata = consumer
+        .fetch_metadata(None, ANSWER_WITHIN)
+        .map_err(|error| client_error("asking the broker for its topics", error))?;
+    let mut found = Vec::with_capacity(topics.len());
+    let mut missing = Vec::new();
+    for name in topics {
+        match metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none()) {
+            Some(topic) => found.push((name, i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))),
+            None => missing.push(name),
+        }
+    }
+    if missing.is_empty() { Ok(found) } else { Err(TransportError::MissingTopics { missing }) }
+}
+
 fn read_topic(
     consumer: &BaseConsumer,
     topic: &Arc<str>,
-    partitions: usize,
+    partitions: i32,
     all: &mut Vec<Delivery>,
 ) -> Result<(), TransportError> {
     let failed = |error: KafkaError| client_error(&format!("reading the topic {topic}"), error);
     let start = all.len();
     let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
-    for (_, partition) in (0..partitions).zip(0..) {
+    for partition in 0..partitions {
         let (low, high) = consumer.fetch_watermarks(topic, partition, ANSWER_WITHIN).map_err(failed)?;
         if low < high {
             ends.insert(partition, high);
