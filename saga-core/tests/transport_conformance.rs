@@ -16,7 +16,7 @@ use saga_core::{
     transport::{
         Limit, Position, Sink, Source, SourceStatus, TransportError,
         embedded::EmbeddedBroker,
-        kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics, inject, lag, read_all},
+        kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics, inject, lag, read_all, skip},
         memory::{Faults, MemoryBroker},
     },
 };
@@ -180,6 +180,7 @@ on_every_transport! {
     a_key_is_in_the_same_partition_everywhere
     everything_can_be_read_without_a_group
     a_group_is_behind_by_what_it_has_not_settled
+    a_group_that_skipped_reads_only_what_comes_later
     what_was_read_can_be_published_byte_for_byte
 }
 
@@ -460,6 +461,22 @@ async fn a_group_is_behind_by_what_it_has_not_settled(world: &dyn World) {
     source.settled(&positions(&settled)).expect("positions are taken");
     close(source).await;
     assert_eq!(lag_now().await, (open.len() as u64, 40), "what was received and not settled counts");
+}
+
+async fn a_group_that_skipped_reads_only_what_comes_later(world: &dyn World) {
+    let topic = world.topic("three");
+    let Some(config) = world.kafka() else { return };
+    let messages: Vec<Message> = (0..30).map(|number| message(&topic, number, number)).collect();
+    publish(world, &messages).await;
+    let ends = patiently(skip(&config, &[&topic])).await.expect("it skips");
+    assert_eq!(ends.iter().map(|end| end.next).sum::<i64>(), 30);
+    assert_eq!(patiently(lag(&config, &[&topic])).await.expect("it tells").behind, 0);
+
+    // The group of the configuration.
+    let mut source = world.source("reader", &[&topic]);
+    publish(world, &[message(&topic, 1, 999)]).await;
+    assert_eq!(receive(&mut *source, 1).await[0].body, message(&topic, 1, 999).body);
+    close(source).await;
 }
 
 async fn what_was_read_can_be_published_byte_for_byte(world: &dyn World) {

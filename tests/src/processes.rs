@@ -1,7 +1,8 @@
 //! The real binaries, one process each, against a broker and databases.
 //!
 //! The invariant: nothing started here outlives this process, and one world at a time uses a broker: the names of topics are
-//! fixed, so that two worlds on one broker would react to each other's events.
+//! fixed, so that two worlds on one broker would react to each other's events. What an earlier world left on the topics of a broker
+//! is nobody's business: the groups begin at the end.
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +23,9 @@ use saga_core::{
     store::{Store, WorkRow, WorkState},
     timeline::Timeline,
     transport::{
+        Position,
         embedded::EmbeddedBroker,
-        kafka::{KafkaConfig, Lag, inject, lag, read_all},
+        kafka::{KafkaConfig, Lag, inject, lag, read_all, skip},
     },
 };
 use serde_json::{Value, json};
@@ -53,6 +55,8 @@ const PARTITION_BYTES: u64 = 4 << 20;
 pub struct Setting {
     /// A Kafka, as `host:port`; without one an embedded broker.
     pub kafka: Option<String>,
+    /// Settings for clients of that Kafka.
+    pub kafka_settings: Vec<(String, String)>,
     /// An empty database for each participant, by its name; without one a SQLite file.
     pub databases: BTreeMap<String, String>,
     /// Where to send traces.
@@ -70,6 +74,8 @@ pub struct Processes {
     databases: BTreeMap<String, String>,
     stores: BTreeMap<String, Store>,
     orders: BTreeMap<SagaId, String>,
+    /// Where the topics began for this world; what came before belongs to others.
+    begins: Vec<Position>,
     kafka: KafkaConfig,
     otlp: Option<String>,
     binaries: PathBuf,
@@ -93,7 +99,7 @@ impl Processes {
         let group = format!("saga-{}", SagaId::mint(&Clock::system()));
         let partitions = setting.partitions.unwrap_or(PARTITIONS);
         let (broker, kafka) = match setting.kafka {
-            Some(brokers) => (None, KafkaConfig { brokers, group, extra: Vec::new() }),
+            Some(brokers) => (None, KafkaConfig { brokers, group, extra: setting.kafka_settings }),
             None => {
                 let broker = EmbeddedBroker::start(&PARTICIPANTS.map(|topic| (topic, partitions)))?;
                 let config = broker.config(&group);
@@ -107,6 +113,7 @@ impl Processes {
             databases: setting.databases,
             stores: BTreeMap::new(),
             orders: BTreeMap::new(),
+            begins: Vec::new(),
             kafka,
             otlp: setting.otlp,
             binaries,
@@ -129,6 +136,12 @@ impl Processes {
             ensure!(status.success(), "{name} migrate failed ({status}): {printed}");
             let store = Store::connect(&world.databases[name], name).await?;
             world.stores.insert(name.to_owned(), store);
+        }
+        if world.broker.is_none() {
+            for name in PARTICIPANTS {
+                let begins = skip(&world.group_config(name), &world.listens_to(name)?).await?;
+                world.begins.extend(begins);
+            }
         }
         world.until_ready("gateway").await?;
         for name in PARTICIPANTS {
@@ -238,11 +251,23 @@ impl Processes {
     }
 
     async fn events(&self) -> Result<Vec<Delivery>> {
-        Ok(read_all(&self.kafka, &PARTICIPANTS).await?)
+        let mut events = read_all(&self.kafka, &PARTICIPANTS).await?;
+        let is_of_others = |event: &Delivery| {
+            let place = |begin: &Position| (begin.topic == event.topic) && begin.partition == event.partition;
+            self.begins.iter().any(|begin| place(begin) && event.offset < begin.next)
+        };
+        events.retain(|event| !is_of_others(event));
+        Ok(events)
     }
 
-    fn group(&self, participant: &str) -> String {
-        format!("{}-{participant}", self.kafka.group)
+    /// The broker, with the group of a participant.
+    fn group_config(&self, participant: &str) -> KafkaConfig {
+        KafkaConfig { group: format!("{}-{participant}", self.kafka.group), ..self.kafka.clone() }
+    }
+
+    fn listens_to(&self, participant: &str) -> Result<Vec<&'static str>> {
+        let (_, cast) = cast(participant, &self.url("gateway"))?;
+        Ok(cast.listens_to())
     }
 
     /// Waits until nothing moves: every group has settled its topics up to their ends, no database has work that time alone
@@ -255,9 +280,7 @@ impl Processes {
             let mut lags = Vec::new();
             let mut busy = Vec::new();
             for name in PARTICIPANTS {
-                let (_, cast) = cast(name, &self.url("gateway"))?;
-                let config = KafkaConfig { group: self.group(name), ..self.kafka.clone() };
-                let lag = lag(&config, &cast.listens_to()).await?;
+                let lag = lag(&self.group_config(name), &self.listens_to(name)?).await?;
                 if lag.behind > 0 {
                     busy.push(format!("{name} has not settled {} messages", lag.behind));
                 }
@@ -290,7 +313,7 @@ impl Processes {
         }
         // By the environment: every user of the machine sees an argument, and the URL may hold a password.
         command.env("SAGA_DATABASE", self.databases.get(name).context("no such participant")?);
-        command.env("SAGA_BROKERS", &self.kafka.brokers).env("SAGA_GROUP", self.group(name));
+        command.env("SAGA_BROKERS", &self.kafka.brokers).env("SAGA_GROUP", self.group_config(name).group);
         if !self.kafka.extra.is_empty() {
             let extra: Vec<String> = self.kafka.extra.iter().map(|(key, value)| format!("{key}={value}")).collect();
             command.env("SAGA_KAFKA_CONFIG", extra.join(","));

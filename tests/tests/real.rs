@@ -19,8 +19,11 @@ async fn the_scenarios_hold_on_kafka_and_postgres() -> Result<()> {
     for name in PARTICIPANTS {
         databases.insert(name.to_owned(), postgres.database(name).await?);
     }
-    let kafka = Some(kafka.address().to_owned());
-    let mut world = Processes::start(Setting { kafka, databases, ..Setting::default() }).await?;
+    // The least that a broker allows by default. Five services are killed here, and each time a group waits so long.
+    let patience = [("session.timeout.ms".to_owned(), "6000".to_owned())].to_vec();
+    let setting =
+        Setting { kafka: Some(kafka.address().to_owned()), kafka_settings: patience, databases, ..Setting::default() };
+    let mut world = Processes::start(setting).await?;
     scenario::a_paid_order_is_shipped_and_completed(&mut world).await?;
     scenario::a_declined_payment_cancels_the_order(&mut world).await?;
     scenario::a_failed_shipment_refunds_the_customer(&mut world).await?;

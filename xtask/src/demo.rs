@@ -89,7 +89,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if let Some(partitions) = partitions.filter(|partitions| *partitions > partitions_for(0)) {
         println!("with {partitions} partitions a topic, because the embedded broker drops what is beyond 5 MiB of one");
     }
-    let setting = Setting { kafka: args.kafka.clone(), databases, otlp: args.otlp.clone(), partitions };
+    let (kafka, otlp) = (args.kafka.clone(), args.otlp.clone());
+    let setting = Setting { kafka, databases, otlp, partitions, ..Setting::default() };
     let mut world = Processes::start(setting).await?;
     println!("ready after {:.1} s\n", begin.elapsed().as_secs_f64());
 

@@ -19,9 +19,9 @@ pub(crate) async fn run(_: Args) -> anyhow::Result<ExitCode> {
     let (kafka, postgres) = (kafka?, postgres?);
     println!("{kafka}\n{postgres}\n");
     println!("for tests:");
-    println!("  export {KAFKA_VARIABLE}={} {POSTGRES_VARIABLE}={}", kafka.address(), postgres.url());
+    println!("  export {KAFKA_VARIABLE}={} {POSTGRES_VARIABLE}='{}'", kafka.address(), postgres.url());
     println!("for the demo:");
-    println!("  cargo demo --kafka {} --postgres {}", kafka.address(), postgres.url());
+    println!("  cargo demo --kafka {} --postgres '{}'", kafka.address(), postgres.url());
     println!("\nboth run until Ctrl-C");
     // Ctrl-C ends the whole program from outside, and stops them with it.
     std::future::pending().await
