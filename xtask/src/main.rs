@@ -1,6 +1,8 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
 mod demo;
+mod pace;
+mod servers;
 mod test;
 
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Servers(servers::Args),
     Test(test::Args),
 }
 
@@ -30,6 +33,7 @@ async fn main() -> ExitCode {
     let command = async {
         match cli.command {
             Command::Demo(args) => demo::run(args).await,
+            Command::Servers(args) => servers::run(args).await,
             Command::Test(args) => test::run(args).await,
         }
     };
