@@ -27,6 +27,8 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
+use crate::trace;
+
 /// A span as it arrived. Ids are in hexadecimal, as in a `traceparent`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedSpan {
@@ -95,18 +97,7 @@ impl OtlpReceiver {
 
     /// The edges from parent to child, one a line and sorted: `order: send orders -> payment: process orders`.
     pub fn edges(&self) -> Vec<String> {
-        let spans = self.spans();
-        let mut edges: Vec<String> = spans
-            .iter()
-            .filter_map(|child| {
-                let parent = spans.iter().find(|span| {
-                    span.trace_id == child.trace_id && Some(&span.span_id) == child.parent_span_id.as_ref()
-                })?;
-                Some(format!("{}: {} -> {}: {}", parent.service, parent.name, child.service, child.name))
-            })
-            .collect();
-        edges.sort();
-        edges
+        trace::edges(&self.spans())
     }
 }
 

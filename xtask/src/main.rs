@@ -1,6 +1,7 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
 mod demo;
+mod jaeger;
 mod test;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
+    JaegerCheck(jaeger::Args),
     Test(test::Args),
 }
 
@@ -30,6 +32,7 @@ async fn main() -> ExitCode {
     let command = async {
         match cli.command {
             Command::Demo(args) => demo::run(args).await,
+            Command::JaegerCheck(args) => jaeger::run(args).await,
             Command::Test(args) => test::run(args).await,
         }
     };
