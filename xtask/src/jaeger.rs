@@ -148,6 +148,7 @@ async fn play(jaeger: &Jaeger, world: &mut Processes) -> Result<usize> {
         trace.instances("payment").is_disjoint(&first_process.iter().map(String::as_str).collect()),
         "a killed process of payment took part in a saga that was started later:\n{trace}"
     );
+    show(jaeger, saga, &trace, "completed, by the payment that was started again");
     sagas.insert(saga.to_string());
 
     let traces = jaeger.traces().await?;

@@ -114,9 +114,10 @@ async fn sources(go: &Path, scratch: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// In a directory without a `go.mod`, with nothing but the Go that is installed, whatever workspace this user works in.
+/// In a directory without a `go.mod`, with nothing but the Go that is installed, whatever workspace this user works in. What a killed
+/// Go leaves behind goes with the directory.
 fn command(mut command: Command, directory: &Path) -> Command {
-    command.current_dir(directory).env("GOWORK", "off").env("GOTOOLCHAIN", "local");
+    command.current_dir(directory).env("GOTMPDIR", directory).env("GOWORK", "off").env("GOTOOLCHAIN", "local");
     command
 }
 
