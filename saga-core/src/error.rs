@@ -68,6 +68,14 @@ pub enum Error {
         /// Their names.
         steps: Vec<String>,
     },
+    /// The task that publishes committed events panicked: they are in the outbox, and the next start publishes them.
+    #[error("the relay of {participant} panicked, a bug: {panic}")]
+    Relay {
+        /// Whose.
+        participant: String,
+        /// What it said.
+        panic: String,
+    },
     /// The transport cannot go on.
     #[error(transparent)]
     Transport(#[from] TransportError),

@@ -1,6 +1,8 @@
 //! Choreography sagas on Kafka: independent services react to events, do one local database transaction each, and emit the next
 //! event or the one that makes others compensate. Nobody orchestrates.
 
+mod breaker;
+mod call;
 pub mod choreography;
 pub mod clock;
 pub mod envelope;

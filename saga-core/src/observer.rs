@@ -116,6 +116,22 @@ pub enum Measure<'a> {
         /// From begin to commit.
         took: Duration,
     },
+    /// Everything fails at a step, or no longer: its breaker opened or closed.
+    Breaker {
+        /// Which step.
+        step: &'a str,
+        /// Which way.
+        direction: Direction,
+        /// True when it opened.
+        open: bool,
+    },
+    /// A reaction has failed for longer than its step's declared patience. It goes on being retried.
+    PatienceExceeded {
+        /// Which step.
+        step: &'a str,
+        /// Which way.
+        direction: Direction,
+    },
     /// Events came whose type nobody here reacts to.
     Passed {
         /// Their type.

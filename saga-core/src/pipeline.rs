@@ -14,16 +14,19 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use crate::{
+    call::{Answer, Call},
     envelope::{Delivery, Envelope},
     error::Error,
     id::{ReactionId, SagaId},
     node::Shared,
     observer::Measure,
-    reaction::{Call, Fold, KnownFailure},
-    step::Direction,
+    reaction::{Fold, KnownFailure},
     store::OutboxRow,
     transport::Position,
 };
+
+/// Reactions that are woken at once when their step recovers; what exceeds them has its own time, at most half a minute away.
+const WOKEN: u32 = 2_000;
 
 /// Something to settle.
 #[derive(Debug, Clone)]
@@ -34,17 +37,6 @@ pub(crate) enum Item {
     Due { id: ReactionId, saga: SagaId },
     /// What a call to another system came to.
     Answer(Answer),
-}
-
-/// What a call to another system came to.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) id: ReactionId,
-    pub(crate) saga: SagaId,
-    pub(crate) step: usize,
-    pub(crate) direction: Direction,
-    pub(crate) attempt: u32,
-    pub(crate) result: Result<Vec<u8>, KnownFailure>,
 }
 
 /// What is left to do after the commit.
@@ -185,6 +177,13 @@ async fn attempt(
 
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
+    }
+    for (step, direction) in done.recovered {
+        // What waited for the end of an outage need not wait for its own time. Losing this loses only that time.
+        let woken = shared.store.work_wake(shared.contracts[step].name, direction, shared.clock.now(), WOKEN).await;
+        if let Err(error) = woken {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the work of a step that recovered was not woken");
+        }
     }
     let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
     shared.observer.measure(shared.participant.name(), &measure);

@@ -17,21 +17,21 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::{
+    breaker::{self, Admission},
+    call::Call,
     clock::millis,
     envelope::{self, Delivery, Envelope, MAX_HOPS, clip},
     event::{Encoded, EventType},
-    id::{EventId, IdempotencyKey, ReactionId, SagaId},
+    id::{EventId, ReactionId, SagaId},
     ledger::SagaRows,
     node::Shared,
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
-    participant::{Contract, Failure, Known, Ran, StepKind, Wire, chain},
-    pipeline::{Aborted, Answer, Arrival, is_conflict},
-    step::{BoxError, CallContext, Direction, Doubt, StepContext},
+    participant::{Contract, Failure, Ran, StepKind, Wire, chain},
+    pipeline::{Aborted, Arrival, is_conflict},
+    step::{BoxError, Direction, StepContext},
     store::{Changes, FailedAttempt, KEPT_FAILURES, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
 };
 
-/// How long after a call's own timeout its lease still lasts: the answer has to be settled within it.
-const LEASE_MARGIN: Duration = Duration::from_secs(15);
 /// How often a row of a step that this binary lacks is looked at.
 const OTHER_VERSION: Duration = Duration::from_secs(60);
 /// How long a call waits that its own compensation will put in doubt as soon as that may.
@@ -59,33 +59,13 @@ impl From<Failure> for KnownFailure {
     }
 }
 
-/// A call to make once the transaction has committed.
-#[derive(Debug)]
-pub(crate) struct Call {
-    pub(crate) id: ReactionId,
-    pub(crate) saga: SagaId,
-    pub(crate) step: usize,
-    pub(crate) direction: Direction,
-    pub(crate) attempt: u32,
-    /// The end of the lease, in milliseconds since the Unix epoch.
-    pub(crate) lease_until: i64,
-    pub(crate) what: Ask,
-    pub(crate) delivery: Delivery,
-}
-
-/// What a call asks the other system for.
-#[derive(Debug)]
-pub(crate) enum Ask {
-    Forward { on: Record },
-    Reverse { record: Option<Record>, why: Record },
-    InDoubt { on: Record, attempts: u32 },
-}
-
 /// A transaction that is ready to be written.
 pub(crate) struct Folded {
     pub(crate) tx: Tx,
     pub(crate) changes: Changes,
     pub(crate) calls: Vec<Call>,
+    /// Steps at which something worked after everything had failed.
+    pub(crate) recovered: Vec<(usize, Direction)>,
     pub(crate) spans: Vec<(Box<dyn ReactionSpan>, Outcome, Duration)>,
     /// Whose code ran last in the transaction.
     pub(crate) last_ran: Option<ReactionId>,
@@ -93,23 +73,23 @@ pub(crate) struct Folded {
 
 /// The batch's transaction with everything that it has decided so far.
 pub(crate) struct Fold<'f> {
-    shared: &'f Shared,
-    known: &'f HashMap<ReactionId, KnownFailure>,
-    now: i64,
+    pub(crate) shared: &'f Shared,
+    pub(crate) known: &'f HashMap<ReactionId, KnownFailure>,
+    pub(crate) now: i64,
     sagas: BTreeMap<SagaId, SagaRows>,
-    done: Folded,
+    pub(crate) done: Folded,
 }
 
 /// A reaction on its way through the fold.
-struct Current<'r> {
-    id: ReactionId,
-    step: usize,
-    contract: Contract,
-    direction: Direction,
-    delivery: &'r Delivery,
-    event: &'r Envelope,
+pub(crate) struct Current<'r> {
+    pub(crate) id: ReactionId,
+    pub(crate) step: usize,
+    pub(crate) contract: Contract,
+    pub(crate) direction: Direction,
+    pub(crate) delivery: &'r Delivery,
+    pub(crate) event: &'r Envelope,
     /// The row that it waited in, if it did.
-    row: Option<WorkRow>,
+    pub(crate) row: Option<WorkRow>,
 }
 
 impl<'f> Fold<'f> {
@@ -127,7 +107,14 @@ impl<'f> Fold<'f> {
         for row in work {
             sagas.entry(row.saga).or_default().read_work(row);
         }
-        let done = Folded { tx, changes: Changes::default(), calls: Vec::new(), spans: Vec::new(), last_ran: None };
+        let done = Folded {
+            tx,
+            changes: Changes::default(),
+            calls: Vec::new(),
+            recovered: Vec::new(),
+            spans: Vec::new(),
+            last_ran: None,
+        };
         Self { shared, known, now: shared.clock.now(), sagas, done }
     }
 
@@ -177,11 +164,11 @@ impl<'f> Fold<'f> {
         self.done
     }
 
-    fn contract(&self, step: usize) -> &'f Contract {
+    pub(crate) fn contract(&self, step: usize) -> &'f Contract {
         &self.shared.contracts[step]
     }
 
-    fn rows(&mut self, saga: SagaId) -> &mut SagaRows {
+    pub(crate) fn rows(&mut self, saga: SagaId) -> &mut SagaRows {
         self.sagas.entry(saga).or_default()
     }
 
@@ -218,6 +205,8 @@ impl<'f> Fold<'f> {
             since: self.now,
             reason: clip(&reason, MAX_ERROR).to_owned(),
             blocks: false,
+            counted: 0,
+            counted_from: self.now,
         });
     }
 
@@ -268,6 +257,13 @@ impl<'f> Fold<'f> {
                 // Nobody calls any more: the compensation that waited for the answer goes in doubt, see `release`.
                 row.state = WorkState::Deferred;
                 row.due_at = Some(self.now.saturating_add(millis(COMPENSATION_FIRST)));
+                self.rows(saga).put_work(row);
+                return Ok(());
+            }
+            if let Admission::Hold(until) = self.shared.breakers.ask(step, row.direction, row.id, self.now) {
+                row.state = WorkState::Deferred;
+                row.lease_owner = None;
+                row.due_at = Some(self.spread(until));
                 self.rows(saga).put_work(row);
                 return Ok(());
             }
@@ -340,6 +336,9 @@ impl<'f> Fold<'f> {
                 if let Some(failure) = self.known.get(&current.id) {
                     return Ok(self.failed(current, failure.clone()));
                 }
+                if let Some(outcome) = self.held(current) {
+                    return Ok(outcome);
+                }
                 let opened = self.open(current);
                 if current.contract.kind == StepKind::External {
                     let mut row = self.work_row(current, WorkState::Calling);
@@ -353,6 +352,7 @@ impl<'f> Fold<'f> {
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
                 let ran = guarded(step.timeout(), span.span(), step.run(on, None, &mut cx)).await;
                 let ran = ran.map_err(|failure| aborted(current.id, failure))?;
+                self.succeeded(current);
                 self.ran(current, opened, ran, span)
             }
         }
@@ -387,6 +387,9 @@ impl<'f> Fold<'f> {
         if let Some(failure) = self.known.get(&current.id) {
             return Ok(self.failed(current, failure.clone()));
         }
+        if let Some(outcome) = self.held(current) {
+            return Ok(outcome);
+        }
         let step = &self.shared.participant.steps()[current.step];
         let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
         match (verdict, ledger) {
@@ -414,6 +417,7 @@ impl<'f> Fold<'f> {
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
                 let emits = guarded(step.timeout(), span.span(), step.compensate(done, why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+                self.succeeded(current);
                 self.close(current, row, State::Compensated, envelope::Kind::Compensated, emits, span)?;
                 Ok(Outcome::Compensated)
             }
@@ -422,6 +426,7 @@ impl<'f> Fold<'f> {
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
                 let emits = guarded(step.timeout(), span.span(), step.nothing_done(why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+                self.succeeded(current);
                 let row = row.unwrap_or_else(|| self.open(current));
                 self.rows(saga).remove_forwards_of(name);
                 self.close(current, row, State::Void, envelope::Kind::NothingDone, emits, span)?;
@@ -430,146 +435,10 @@ impl<'f> Fold<'f> {
         }
     }
 
-    // ---- answers of calls ----------------------------------------------------------------------------------------------
-
-    async fn answer(&mut self, answer: &Answer) -> Result<(), Aborted> {
-        let contract = self.contract(answer.step).clone();
-        let rows = self.rows(answer.saga);
-        let (Some(row), Some(ledger)) = (rows.work(answer.id).cloned(), rows.ledger(contract.name).cloned()) else {
-            return Ok(()); // Another attempt's answer settled it: this one is late.
-        };
-        let began = Instant::now();
-        let delivery = row.delivery.clone();
-        let event = match Envelope::decode(&delivery) {
-            Ok(event) => event,
-            Err(_) => return Ok(()), // It was readable when its row was written.
-        };
-        let current = Current {
-            id: answer.id,
-            step: answer.step,
-            contract,
-            direction: answer.direction,
-            delivery: &delivery,
-            event: &event,
-            row: Some(row),
-        };
-        let mut span = self.span(&current);
-        let outcome = match (answer.direction, ledger.state) {
-            (Direction::Forward, State::Calling) => {
-                self.forward_answer(&current, ledger, answer, span.as_mut()).await?
-            }
-            (Direction::Compensation, State::Compensating) => {
-                self.reversal(&current, ledger, answer, span.as_mut()).await?
-            }
-            _ => Outcome::Late,
-        };
-        self.done.spans.push((span, outcome, began.elapsed()));
-        Ok(())
-    }
-
-    /// The first answer settles the row, whichever attempt it belongs to.
-    async fn forward_answer(
-        &mut self,
-        current: &Current<'_>,
-        ledger: LedgerRow,
-        answer: &Answer,
-        span: &mut dyn ReactionSpan,
-    ) -> Result<Outcome, Aborted> {
-        let attempts = current.row.as_ref().map_or(1, |row| row.attempts);
-        let reply = match (&answer.result, self.known.get(&current.id)) {
-            // Only the attempt that holds the lease can fail the row: not one that a newer attempt has replaced, and not one
-            // whose failure was written down before.
-            (_, Some(failure)) | (Err(failure), None) if current.holds_lease(answer) => {
-                return Ok(self.failed(current, failure.clone()));
-            }
-            (_, Some(_)) | (Err(_), None) => return Ok(Outcome::Late),
-            (Ok(reply), None) => reply,
-        };
-        let saga = answer.saga;
-        let step = &self.shared.participant.steps()[current.step];
-        let on_body = ledger.trigger_body.clone().unwrap_or_default();
-        let on = Wire { event_type: &ledger.trigger_type, body: &on_body };
-        self.done.last_ran = Some(current.id);
-        let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
-        let ran = guarded(step.timeout(), span.span(), step.run(on, Some(reply), &mut cx)).await;
-        let ran = ran.map_err(|failure| aborted(current.id, failure))?;
-        let said = match ran {
-            Ran::Emits(_) => verdict::Said::Yes,
-            Ran::Rejects(_) => verdict::Said::No,
-            Ran::RejectsAfterEffect(_) => verdict::Said::NoAfterEffect,
-        };
-        let mut opened = ledger;
-        opened.reply = Some(reply.clone());
-        opened.attempts = attempts;
-        match verdict::answer(Some(opened.state), said, attempts > 1) {
-            verdict::Answer::Done | verdict::Answer::Rejected => self.ran(current, opened, ran, span),
-            verdict::Answer::Late => Ok(Outcome::Late),
-            verdict::Answer::CloseThenReject => {
-                let (Ran::Emits(no) | Ran::Rejects(no) | Ran::RejectsAfterEffect(no)) = ran;
-                let record = no.map(|no| Record { event_type: no.event.name.to_owned(), body: no.body });
-                let name = current.contract.name;
-                let closing = ReactionId::derive(saga, name, Direction::Compensation, &current.event.id);
-                let mut work = self.work_row(current, WorkState::Calling);
-                let (since, failures) = (self.now, Vec::new());
-                work =
-                    WorkRow { id: closing, direction: Direction::Compensation, attempts: 1, since, failures, ..work };
-                self.rows(saga).remove_work(current.id);
-                let (state, changed_at) = (State::Compensating, self.now);
-                self.rows(saga).put_ledger(LedgerRow { state, rejecting: true, record, changed_at, ..opened });
-                self.call(current.step, work);
-                Ok(Outcome::Called)
-            }
-        }
-    }
-
-    /// The call that took the step back, or closed its key, was answered.
-    async fn reversal(
-        &mut self,
-        current: &Current<'_>,
-        ledger: LedgerRow,
-        answer: &Answer,
-        span: &mut dyn ReactionSpan,
-    ) -> Result<Outcome, Aborted> {
-        let reversal = match (&answer.result, self.known.get(&current.id)) {
-            // Only the attempt that holds the lease can fail the row: not one that a newer attempt has replaced, and not one
-            // whose failure was written down before.
-            (_, Some(failure)) | (Err(failure), None) if current.holds_lease(answer) => {
-                return Ok(self.failed(current, failure.clone()));
-            }
-            (_, Some(_)) | (Err(_), None) => return Ok(Outcome::Late),
-            (Ok(reversal), None) => reversal,
-        };
-        if ledger.rejecting {
-            // The key is closed: now the step may say its no.
-            let no = match ledger.record.clone() {
-                None => None,
-                Some(record) => match current.contract.rejects.iter().find(|event| event.name == record.event_type) {
-                    Some(event) => Some(Encoded { event: *event, subject: None, body: record.body }),
-                    // Of another version: dropping it would leave the saga without its rejection.
-                    None => {
-                        let why = format!("the rejection {} is not declared any more", record.event_type);
-                        return Err(aborted(current.id, Failure::GiveUp(why)));
-                    }
-                },
-            };
-            self.close(current, ledger, State::Compensated, envelope::Kind::Rejected, no, span)?;
-            return Ok(Outcome::Rejected);
-        }
-        let step = &self.shared.participant.steps()[current.step];
-        let from = Wire { event_type: "", body: reversal };
-        let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
-        self.done.last_ran = Some(current.id);
-        let mut cx = StepContext { conn: self.done.tx.conn(), saga: answer.saga, now: self.now };
-        let emits = guarded(step.timeout(), span.span(), step.compensate(Some(from), why, &mut cx)).await;
-        let emits = emits.map_err(|failure| aborted(current.id, failure))?;
-        self.close(current, ledger, State::Compensated, envelope::Kind::Compensated, emits, span)?;
-        Ok(Outcome::Compensated)
-    }
-
     // ---- what becomes of it --------------------------------------------------------------------------------------------
 
     /// A forward ran: record and emit.
-    fn ran(
+    pub(crate) fn ran(
         &mut self,
         current: &Current<'_>,
         mut row: LedgerRow,
@@ -588,7 +457,7 @@ impl<'f> Fold<'f> {
     }
 
     /// The ledger row gets its new state, the event goes to the outbox, and the reaction waits no longer.
-    fn close(
+    pub(crate) fn close(
         &mut self,
         current: &Current<'_>,
         mut row: LedgerRow,
@@ -667,7 +536,7 @@ impl<'f> Fold<'f> {
         Outcome::Parked
     }
 
-    fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {
+    pub(crate) fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {
         let mut row = self.work_row(current, WorkState::Stuck);
         row.blocks = blocks;
         row.due_at = None;
@@ -689,8 +558,34 @@ impl<'f> Fold<'f> {
         Outcome::Stuck(reason)
     }
 
+    /// Waits for its step to recover, and is no attempt.
+    fn held(&mut self, current: &Current<'_>) -> Option<Outcome> {
+        let asked = self.shared.breakers.ask(current.step, current.direction, current.id, self.now);
+        let Admission::Hold(until) = asked else { return None };
+        let mut row = self.work_row(current, WorkState::Deferred);
+        row.due_at = Some(self.spread(until));
+        self.rows(current.event.saga).put_work(row);
+        Some(Outcome::Deferred("everything fails at this step: one reaction probes, the others wait".to_owned()))
+    }
+
+    /// A little later, so that those who wait for one moment do not all come at it.
+    fn spread(&self, until: i64) -> i64 {
+        until.saturating_add(i64::try_from(self.shared.clock.random() % 1_000).unwrap_or(0))
+    }
+
+    /// The step did what it was asked to.
+    pub(crate) fn succeeded(&mut self, current: &Current<'_>) {
+        let Current { step, direction, .. } = *current;
+        if self.shared.breakers.succeeded(step, direction) {
+            self.done.recovered.push((step, direction));
+            let (participant, name) = (self.shared.participant.name(), current.contract.name);
+            tracing::info!(participant, step = name, %direction, "the step works again: its breaker is closed");
+            self.measure(&Measure::Breaker { step: name, direction, open: false });
+        }
+    }
+
     /// A failed reaction waits for its next attempt, or for a person when its policy is used up.
-    fn failed(&mut self, current: &Current<'_>, failure: KnownFailure) -> Outcome {
+    pub(crate) fn failed(&mut self, current: &Current<'_>, failure: KnownFailure) -> Outcome {
         let step = &self.shared.participant.steps()[current.step];
         let mut row = self.work_row(current, WorkState::Deferred);
         // A call's attempt was counted when it was begun.
@@ -698,74 +593,85 @@ impl<'f> Fold<'f> {
             row.attempts += 1;
         }
         row.lease_owner = None;
-        row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
-        let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
-        row.failures.drain(..surplus);
         // What was done must be taken back: a compensation's policy never ends.
         let policy = match current.direction {
             Direction::Forward => step.retry(),
             Direction::Compensation => step.retry().unbounded(),
         };
-        let next = policy.next(row.attempts, self.now - row.since, self.shared.clock.random());
-        self.rows(current.event.saga).put_work(row.clone());
-        match next {
-            _ if failure.for_good => self.stick(&current.with(row), failure.error, true),
-            None => {
-                let reason = format!("{} attempts failed, the last with: {}", row.attempts, failure.error);
-                self.stick(&current.with(row), reason, true)
-            }
-            Some(wait) => {
-                row.due_at = Some(self.now.saturating_add(millis(wait)));
-                tracing::warn!(
-                    participant = self.shared.participant.name(),
-                    step = current.contract.name,
-                    direction = %current.direction,
-                    saga = %current.event.saga,
-                    event = %current.event.id,
-                    attempt = row.attempts,
-                    error = failure.error,
-                    "a reaction failed and will be tried again in {wait:?}"
-                );
-                self.rows(current.event.saga).put_work(row);
-                Outcome::Deferred(failure.error)
-            }
+        self.impatient(current, &row, policy.declared_patience(), &failure);
+        row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
+        let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
+        row.failures.drain(..surplus);
+        if failure.for_good {
+            return self.stick(&current.with(Some(row)), failure.error, true);
         }
+        let next = match self.blame(current) {
+            breaker::Verdict::Opens(at) | breaker::Verdict::Excused(at) => {
+                row.counted_from = self.now;
+                Some(self.spread(at))
+            }
+            breaker::Verdict::Counts => {
+                row.counted += 1;
+                let wait = policy.next(row.counted, self.now - row.counted_from, self.shared.clock.random());
+                wait.map(|wait| self.now.saturating_add(millis(wait)))
+            }
+        };
+        let Some(due) = next else {
+            let reason = format!("{} attempts failed, the last with: {}", row.attempts, failure.error);
+            return self.stick(&current.with(Some(row)), reason, true);
+        };
+        row.due_at = Some(due);
+        tracing::warn!(
+            participant = self.shared.participant.name(),
+            step = current.contract.name,
+            direction = %current.direction,
+            saga = %current.event.saga,
+            event = %current.event.id,
+            attempt = row.attempts,
+            error = failure.error,
+            "a reaction failed and will be tried again in {} ms",
+            due - self.now
+        );
+        self.rows(current.event.saga).put_work(row);
+        Outcome::Deferred(failure.error)
     }
 
-    /// Leases the row to this process; the call goes out after the commit.
-    fn call(&mut self, step: usize, mut row: WorkRow) {
-        let saga = row.saga;
-        let Some(ledger) = self.rows(saga).ledger(&row.step).cloned() else { return };
-        let lease_until =
-            self.now.saturating_add(millis(self.shared.participant.steps()[step].timeout() + LEASE_MARGIN));
-        row.state = WorkState::Calling;
-        row.lease_owner = Some(self.shared.instance);
-        row.due_at = Some(lease_until);
-        let on = Record { event_type: ledger.trigger_type, body: ledger.trigger_body.unwrap_or_default() };
-        let what = match row.direction {
-            Direction::Forward => Ask::Forward { on },
-            Direction::Compensation if ledger.rejecting || (ledger.record.is_none() && ledger.reply.is_none()) => {
-                Ask::InDoubt { on, attempts: ledger.attempts }
-            }
-            Direction::Compensation => match Envelope::decode(&row.delivery) {
-                Ok(event) => {
-                    let why = Record { event_type: event.event_type, body: event.body };
-                    Ask::Reverse { record: ledger.record, why }
-                }
-                Err(_) => return, // It was readable when its row was written.
-            },
-        };
-        self.done.calls.push(Call {
-            id: row.id,
-            saga,
-            step,
-            direction: row.direction,
-            attempt: row.attempts,
-            lease_until,
-            what,
-            delivery: row.delivery.clone(),
-        });
-        self.rows(saga).put_work(row);
+    /// Is it the reaction that failed, or does everything fail at its step?
+    fn blame(&mut self, current: &Current<'_>) -> breaker::Verdict {
+        let Current { step, direction, .. } = *current;
+        let verdict = self.shared.breakers.failed(step, direction, current.event.saga, self.now);
+        if matches!(verdict, breaker::Verdict::Opens(_)) {
+            let (participant, name) = (self.shared.participant.name(), current.contract.name);
+            tracing::error!(
+                participant,
+                step = name,
+                %direction,
+                "everything fails at this step: its breaker is open, one reaction probes, and no failure counts"
+            );
+            self.measure(&Measure::Breaker { step: name, direction, open: true });
+        }
+        verdict
+    }
+
+    /// The first failure after the step's patience raises the alarm: told from the one before by their times, so that no row has to
+    /// remember it.
+    fn impatient(&self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
+        let alarm = row.since.saturating_add(millis(patience));
+        let before = row.failures.last().map_or(row.since, |last| last.at);
+        if before < alarm && alarm <= self.now {
+            tracing::error!(
+                participant = self.shared.participant.name(),
+                step = current.contract.name,
+                direction = %current.direction,
+                saga = %current.event.saga,
+                event = %current.event.id,
+                attempt = row.attempts,
+                error = failure.error,
+                "a reaction has failed for longer than its patience of {patience:?}, and goes on being tried"
+            );
+            let Current { direction, .. } = *current;
+            self.measure(&Measure::PatienceExceeded { step: current.contract.name, direction });
+        }
     }
 
     // ---- rows and spans ------------------------------------------------------------------------------------------------
@@ -791,7 +697,7 @@ impl<'f> Fold<'f> {
         }
     }
 
-    fn work_row(&self, current: &Current<'_>, state: WorkState) -> WorkRow {
+    pub(crate) fn work_row(&self, current: &Current<'_>, state: WorkState) -> WorkRow {
         match &current.row {
             Some(row) => WorkRow { state, ..row.clone() },
             None => WorkRow {
@@ -809,11 +715,13 @@ impl<'f> Fold<'f> {
                 since: self.now,
                 reason: String::new(),
                 blocks: true,
+                counted: 0,
+                counted_from: self.now,
             },
         }
     }
 
-    fn span(&self, current: &Current<'_>) -> Box<dyn ReactionSpan> {
+    pub(crate) fn span(&self, current: &Current<'_>) -> Box<dyn ReactionSpan> {
         let delivery = current.delivery;
         self.shared.observer.reaction(&Reaction {
             participant: self.shared.participant.name(),
@@ -831,11 +739,7 @@ impl<'f> Fold<'f> {
 }
 
 impl<'r> Current<'r> {
-    fn holds_lease(&self, answer: &Answer) -> bool {
-        self.row.as_ref().is_some_and(|row| row.state == WorkState::Calling && row.attempts == answer.attempt)
-    }
-
-    fn with(&self, row: WorkRow) -> Current<'r> {
+    pub(crate) fn with(&self, row: Option<WorkRow>) -> Current<'r> {
         Current {
             id: self.id,
             step: self.step,
@@ -843,68 +747,13 @@ impl<'r> Current<'r> {
             direction: self.direction,
             delivery: self.delivery,
             event: self.event,
-            row: Some(row),
-        }
-    }
-}
-
-impl Call {
-    /// Makes the call, outside any transaction.
-    pub(crate) async fn make(&self, shared: &Shared) -> Answer {
-        let step = &shared.participant.steps()[self.step];
-        let contract = &shared.contracts[self.step];
-        let participant = shared.participant.name();
-        let began = Instant::now();
-        let trace = Envelope::decode(&self.delivery).map(|event| event.trace).unwrap_or_default();
-        let span = shared.observer.reaction(&Reaction {
-            participant,
-            step: contract.name,
-            direction: self.direction,
-            saga: self.saga,
-            event: None,
-            event_type: None,
-            position: None,
-            attempt: self.attempt,
-            phase: Phase::Call,
-            parent: &trace,
-        });
-        let key = |direction| IdempotencyKey::derive(self.saga, participant, contract.name, direction);
-        let cx = CallContext { saga: self.saga, key: key(self.direction), attempt: self.attempt };
-        let result = match &self.what {
-            Ask::Forward { on } => {
-                let on = Wire { event_type: &on.event_type, body: &on.body };
-                guarded(step.timeout(), span.span(), step.call(on, &cx)).await
-            }
-            Ask::Reverse { record, why } => {
-                let record = record.as_ref().map(|r| Wire { event_type: &r.event_type, body: &r.body });
-                let why = Wire { event_type: &why.event_type, body: &why.body };
-                guarded(step.timeout(), span.span(), step.reverse(Known::Done { record, why }, &cx)).await
-            }
-            Ask::InDoubt { on, attempts } => {
-                let doubt = Doubt { forward_key: key(Direction::Forward), attempts: *attempts };
-                let on = Wire { event_type: &on.event_type, body: &on.body };
-                guarded(step.timeout(), span.span(), step.reverse(Known::InDoubt { on, doubt: &doubt }, &cx)).await
-            }
-        };
-        let result = result.map_err(KnownFailure::from);
-        let outcome = match &result {
-            Ok(_) => Outcome::Answered,
-            Err(failure) => Outcome::Deferred(failure.error.clone()),
-        };
-        span.settle(&outcome, began.elapsed());
-        Answer {
-            id: self.id,
-            saga: self.saga,
-            step: self.step,
-            direction: self.direction,
-            attempt: self.attempt,
-            result,
+            row,
         }
     }
 }
 
 /// Runs a step's own code: within its time, inside its span, and a panic is a failure of this reaction only.
-async fn guarded<T>(
+pub(crate) async fn guarded<T>(
     timeout: Duration,
     span: tracing::Span,
     code: impl Future<Output = Result<T, Failure>>,
@@ -921,7 +770,7 @@ async fn guarded<T>(
 }
 
 /// Two transactions in each other's way are nobody's failure, even when a step's own statement was the one to notice.
-fn aborted(id: ReactionId, failure: Failure) -> Aborted {
+pub(crate) fn aborted(id: ReactionId, failure: Failure) -> Aborted {
     match failure {
         Failure::Retry(error) => match conflict(error) {
             Ok(source) => {

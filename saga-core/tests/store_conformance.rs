@@ -203,6 +203,8 @@ fn work_row(id: u128, saga: SagaId) -> WorkRow {
         lease_owner: None,
         failures: Vec::new(),
         since: 0,
+        counted: 0,
+        counted_from: 0,
         reason: String::new(),
         blocks: false,
     }
@@ -325,6 +327,8 @@ async fn a_work_row_keeps_every_field(bench: &Bench) {
         lease_owner: Some(Uuid::from_u128(u128::MAX)),
         failures: vec![FailedAttempt { at: 5, attempt: 1, error: "it \u{0} broke\n".to_owned() }],
         since: i64::MIN,
+        counted: u32::MAX,
+        counted_from: i64::MIN,
         reason: "no such \"customer\"".to_owned(),
         blocks: true,
         ..work_row(1, saga(1))

@@ -27,8 +27,6 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::trace;
-
 /// A span as it arrived. Ids are in hexadecimal, as in a `traceparent`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedSpan {
@@ -95,10 +93,28 @@ impl OtlpReceiver {
         lock(&self.received.metrics).clone()
     }
 
-    /// The edges from parent to child, one a line and sorted: `order: send orders -> payment: process orders`.
+    /// The edges from parent to child, as [`edges`] writes them.
     pub fn edges(&self) -> Vec<String> {
-        trace::edges(&self.spans())
+        edges(&self.spans())
     }
+}
+
+/// The edges from parent to child, one a line and sorted: `order: send order -> payment: process order`.
+pub fn edges(spans: &[ReceivedSpan]) -> Vec<String> {
+    let mut edges: Vec<String> = spans
+        .iter()
+        .filter_map(|child| {
+            let parent = parent(spans, child)?;
+            Some(format!("{}: {} -> {}: {}", parent.service, parent.name, child.service, child.name))
+        })
+        .collect();
+    edges.sort();
+    edges
+}
+
+/// The parent of a span, among these.
+pub fn parent<'s>(spans: &'s [ReceivedSpan], child: &ReceivedSpan) -> Option<&'s ReceivedSpan> {
+    spans.iter().find(|span| span.trace_id == child.trace_id && Some(&span.span_id) == child.parent_span_id.as_ref())
 }
 
 impl Drop for OtlpReceiver {

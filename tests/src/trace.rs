@@ -5,7 +5,7 @@ use std::fmt;
 
 use saga_tracing::names;
 
-use crate::otlp::ReceivedSpan;
+use crate::otlp::{ReceivedSpan, edges, parent};
 
 /// The spans of one trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,11 @@ impl Trace {
         self.spans.iter().filter(|span| parent(&self.spans, span).is_none())
     }
 
+    /// The edges from parent to child, as [`edges`] writes them.
+    pub fn edges(&self) -> Vec<String> {
+        edges(&self.spans)
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, span: &ReceivedSpan, depth: usize) -> fmt::Result {
         let width = self.spans.iter().map(|span| span.service.len()).max().unwrap_or_default();
         writeln!(f, "{:width$}  {:indent$}{}", span.service, "", span.name, indent = 2 * depth)?;
@@ -51,23 +56,6 @@ impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.tops().try_for_each(|top| self.write(f, top, 0))
     }
-}
-
-/// The edges from parent to child, one a line and sorted: `order: send order -> payment: process order`.
-pub fn edges(spans: &[ReceivedSpan]) -> Vec<String> {
-    let mut edges: Vec<String> = spans
-        .iter()
-        .filter_map(|child| {
-            let parent = parent(spans, child)?;
-            Some(format!("{}: {} -> {}: {}", parent.service, parent.name, child.service, child.name))
-        })
-        .collect();
-    edges.sort();
-    edges
-}
-
-fn parent<'s>(spans: &'s [ReceivedSpan], child: &ReceivedSpan) -> Option<&'s ReceivedSpan> {
-    spans.iter().find(|span| span.trace_id == child.trace_id && Some(&span.span_id) == child.parent_span_id.as_ref())
 }
 
 #[cfg(test)]
@@ -109,7 +97,7 @@ payment      call charge-customer
 ";
         assert_eq!(trace.to_string(), tree);
         assert_eq!(trace.tops().count(), 1);
-        assert!(edges(&trace.spans).contains(&"order: send order -> payment: process order".to_owned()));
+        assert!(trace.edges().contains(&"order: send order -> payment: process order".to_owned()));
         assert_eq!(trace.sagas().into_iter().collect::<Vec<_>>(), ["4711"]);
     }
 
@@ -119,6 +107,6 @@ payment      call charge-customer
         let trace = trace(spans);
         assert_eq!(trace.tops().count(), 2);
         assert_eq!(trace.to_string(), "order    send order\npayment  process order\n");
-        assert!(edges(&trace.spans).is_empty());
+        assert!(trace.edges().is_empty());
     }
 }

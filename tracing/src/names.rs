@@ -69,6 +69,10 @@ pub const STARTED: &str = "saga.started";
 pub const ENDED: &str = "saga.ended";
 /// Counter: events whose type nobody here reacts to.
 pub const PASSED: &str = "saga.events.passed";
+/// Up-down counter: steps at which everything fails, so that one reaction probes and the others wait.
+pub const BREAKERS_OPEN: &str = "saga.breakers.open";
+/// Counter: reactions that have failed for longer than their step's patience.
+pub const PATIENCE_EXCEEDED: &str = "saga.patience.exceeded";
 /// Counter: messages that the broker acknowledged.
 pub const SENT_MESSAGES: &str = "messaging.client.sent.messages";
 /// Counter: messages taken from a topic.

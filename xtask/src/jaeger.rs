@@ -15,7 +15,7 @@ use saga_core::id::SagaId;
 use saga_tests::{
     processes::{Processes, Setting},
     support::{Guarded, Jaeger, jaeger_binary},
-    trace::{self, Trace},
+    trace::Trace,
     world::{Order, World as _},
 };
 
@@ -196,7 +196,7 @@ fn only(traces: &[Trace], saga: SagaId) -> Result<Trace> {
 }
 
 fn expect_edges(trace: &Trace, expected: &[&str]) -> Result<()> {
-    let edges = trace::edges(&trace.spans);
+    let edges = trace.edges();
     match expected.iter().find(|edge| !edges.iter().any(|found| found == **edge)) {
         Some(edge) => Err(anyhow!("{edge} is missing in trace {}:\n{trace}", trace.id)),
         None => Ok(()),

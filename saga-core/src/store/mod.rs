@@ -130,6 +130,10 @@ pub struct WorkRow {
     pub due_at: Option<i64>,
     /// Attempts that were begun. Counted before a call is made.
     pub attempts: u32,
+    /// Failures that count against the step's policy: not those while everything failed there.
+    pub counted: u32,
+    /// Since when its time runs, in milliseconds since the Unix epoch.
+    pub counted_from: i64,
     /// Which process calls.
     pub lease_owner: Option<Uuid>,
     /// The failed attempts, the last [`KEPT_FAILURES`] of them.
@@ -376,6 +380,11 @@ impl Store {
     /// All waiting rows, ordered by (saga, seq), at most `limit`.
     pub async fn work(&self, limit: u32) -> Result<Vec<WorkRow>, Error> {
         on!(Self, self, store => store.work(limit).await)
+    }
+
+    /// Makes up to `limit` deferred rows of a step and direction due at `now`, and returns how many: what they waited for is over.
+    pub async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
+        on!(Self, self, store => store.work_wake(step, direction, now, limit).await)
     }
 
     /// Makes every call that `owner` holds a lease on due at `now`: the process stops.

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::Error,
     id::{ReactionId, SagaId},
+    step::Direction,
 };
 
 /// Outbox and work rows are deleted soon after they were written: a share of a table that is usually empty is no threshold, so
@@ -43,7 +44,8 @@ const MIGRATIONS: Migrations = &[(
         seq bigint NOT NULL, log_topic text NOT NULL, log_partition integer NOT NULL, log_offset bigint NOT NULL,
         key bytea, headers text NOT NULL, body bytea NOT NULL,
         due_at bigint, attempts bigint NOT NULL, lease_owner uuid, failures text NOT NULL,
-        since bigint NOT NULL, reason text NOT NULL, blocks boolean NOT NULL
+        since bigint NOT NULL, reason text NOT NULL, blocks boolean NOT NULL, counted bigint NOT NULL,
+        counted_from bigint NOT NULL
     ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
     CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
@@ -114,6 +116,7 @@ struct Statements {
     work_of: Arc<str>,
     work_upsert: Arc<str>,
     work_delete: Arc<str>,
+    work_wake: Arc<str>,
     release_leases: Arc<str>,
     ledger: Arc<str>,
     ledger_of: Arc<str>,
@@ -135,7 +138,7 @@ impl Statements {
             $16::int8[]";
         let work_arrays = "$1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], \
             $8::int4[], $9::int8[], $10::bytea[], $11::text[], $12::bytea[], $13::int8[], $14::int8[], $15::uuid[], \
-            $16::text[], $17::int8[], $18::text[], $19::bool[]";
+            $16::text[], $17::int8[], $18::text[], $19::bool[], $20::int8[], $21::int8[]";
         let outbox_arrays = "$1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::int8[]";
         Self {
             meta: sql("{p}_meta"),
@@ -164,6 +167,11 @@ impl Statements {
                 schema::assignments(&schema::WORK[1..], "excluded")
             )),
             work_delete: sql("DELETE FROM {p}_work WHERE id = ANY($1::uuid[])"),
+            // A row that a transaction is at work on need not be woken, and waiting for it could end in a deadlock.
+            work_wake: sql(
+                "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
+                 AND state = 'deferred' AND due_at > $3 LIMIT $4 FOR UPDATE SKIP LOCKED)",
+            ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
             ),
@@ -328,6 +336,18 @@ impl Postgres {
             .await
             .map_err(Error::database("listing work"))?;
         schema::rows(cells)
+    }
+
+    pub(super) async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
+        let woken = sqlx::query(safe(&self.sql.work_wake))
+            .bind(step)
+            .bind(direction.as_str())
+            .bind(now)
+            .bind(i64::from(limit))
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("waking deferred work"))?;
+        Ok(woken.rows_affected())
     }
 
     pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {
@@ -495,6 +515,8 @@ impl Tx {
             .bind(each(&rows, |row| row.since))
             .bind(each(&rows, |row| row.reason.as_str()))
             .bind(each(&rows, |row| row.blocks))
+            .bind(each(&rows, |row| i64::from(row.counted)))
+            .bind(each(&rows, |row| row.counted_from))
             .execute(&mut *self.tx)
             .await
             .map_err(Error::database("writing work rows"))?;

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     error::Error,
     id::{ReactionId, SagaId},
+    step::Direction,
 };
 
 const MIGRATIONS: Migrations = &[(
@@ -44,7 +45,8 @@ const MIGRATIONS: Migrations = &[(
         seq INTEGER NOT NULL, log_topic TEXT NOT NULL, log_partition INTEGER NOT NULL, log_offset INTEGER NOT NULL,
         key BLOB, headers TEXT NOT NULL, body BLOB NOT NULL,
         due_at INTEGER, attempts INTEGER NOT NULL, lease_owner TEXT, failures TEXT NOT NULL,
-        since INTEGER NOT NULL, reason TEXT NOT NULL, blocks INTEGER NOT NULL
+        since INTEGER NOT NULL, reason TEXT NOT NULL, blocks INTEGER NOT NULL, counted INTEGER NOT NULL,
+        counted_from INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
@@ -141,6 +143,7 @@ struct Statements {
     work_of: Arc<str>,
     work_upsert: Bulk,
     work_delete: Arc<str>,
+    work_wake: Arc<str>,
     release_leases: Arc<str>,
     ledger: Arc<str>,
     ledger_of: Arc<str>,
@@ -190,6 +193,10 @@ impl Statements {
                 ),
             ),
             work_delete: sql("DELETE FROM {p}_work WHERE id IN (SELECT value FROM json_each($1))"),
+            work_wake: sql(
+                "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
+                 AND state = 'deferred' AND due_at > $3 LIMIT $4)",
+            ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
             ),
@@ -354,6 +361,18 @@ impl Sqlite {
         schema::rows(cells)
     }
 
+    pub(super) async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
+        let woken = sqlx::query(safe(&self.sql.work_wake))
+            .bind(step)
+            .bind(direction.as_str())
+            .bind(now)
+            .bind(i64::from(limit))
+            .execute(&self.writer)
+            .await
+            .map_err(Error::database("waking deferred work"))?;
+        Ok(woken.rows_affected())
+    }
+
     pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {
         sqlx::query(safe(&self.sql.release_leases))
             .bind(owner.hyphenated())
@@ -507,6 +526,8 @@ impl Tx {
                     .bind(row.since)
                     .bind(row.reason.clone())
                     .bind(row.blocks)
+                    .bind(i64::from(row.counted))
+                    .bind(row.counted_from)
             })
             .await
             .map_err(Error::database("writing work rows"))?;
