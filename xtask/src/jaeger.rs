@@ -27,9 +27,10 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Check with a real Jaeger that one saga is one trace, from service to service and over a restart
 ///
-/// Plays one saga of each kind with the real services (embedded broker, SQLite files), and one during which payment is
-/// killed; then asks Jaeger for their traces and prints them. Jaeger is the program that SAGA_TEST_JAEGER names, the one on
-/// PATH, or one that is built with Go, which takes minutes the first time. It listens on free ports of 127.0.0.1.
+/// Plays one saga of each kind with the real services (embedded broker, SQLite files), one during which payment is killed
+/// and one that the customer cancels; then asks Jaeger for their traces and prints them. Jaeger is the program that
+/// SAGA_TEST_JAEGER names, the one on PATH, or one that is built with Go, which takes minutes the first time. It listens
+/// on free ports of 127.0.0.1.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Stay up until Ctrl-C, for a look at the traces in the browser; a Jaeger that was built here has no pages
@@ -87,6 +88,17 @@ const OUT_OF_STOCK: Kind = Kind {
         "payment: send payment -> order: process payment",
     ],
 };
+/// Without a charge: payment is down until shipping has closed its gate.
+const CANCELLED: Kind = Kind {
+    what: "cancelled by the customer",
+    order: Order::of_a_book,
+    services: &["order", "payment", "shipping"],
+    edges: &[
+        "order: send order -> shipping: process order",
+        "shipping: send shipping -> payment: process shipping",
+        "payment: send payment -> order: process payment",
+    ],
+};
 
 /// Plays the sagas and looks at their traces. The services have stopped when it returns; Jaeger still has the traces.
 pub(crate) async fn check(binary: &Path) -> Result<Jaeger> {
@@ -131,14 +143,24 @@ async fn play(jaeger: &Jaeger, world: &mut Processes) -> Result<usize> {
     })
     .await?;
     world.kill("payment").await?;
-    world.start("payment").await?;
     world.start("shipping").await?;
+
+    // A customer's request is no reaction to an event, and belongs to the trace all the same.
+    let cancelled = world.place(&(CANCELLED.order)()).await?;
+    world.cancel(cancelled).await?;
+    until(async || expect_edges(&only(&jaeger.traces().await?, cancelled)?, &CANCELLED.edges[..1])).await?;
+
+    world.start("payment").await?;
     world.ended(saga).await?;
     let trace = complete(jaeger, saga, &OUT_OF_STOCK).await?;
     let processes = trace.instances("payment").len();
     ensure!(processes == 2, "payment was killed and started during the saga, but the trace has {processes} of it");
     show(jaeger, saga, &trace, "out of stock, and payment was killed (-9) and started again in between");
     sagas.insert(saga.to_string());
+    world.ended(cancelled).await?;
+    let trace = complete(jaeger, cancelled, &CANCELLED).await?;
+    show(jaeger, cancelled, &trace, CANCELLED.what);
+    sagas.insert(cancelled.to_string());
 
     // And the new process goes on with the next order as the first one did.
     let saga = world.place(&(COMPLETED.order)()).await?;
