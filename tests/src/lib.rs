@@ -10,4 +10,5 @@ pub mod processes;
 pub mod scenario;
 pub mod stage;
 pub mod support;
+pub mod trace;
 pub mod world;

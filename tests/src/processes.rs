@@ -204,6 +204,14 @@ impl Processes {
         Ok(ended)
     }
 
+    /// Asks for the cancellation of an order that was placed here, as its customer does.
+    pub async fn cancel(&self, saga: SagaId) -> Result<()> {
+        let order = self.orders.get(&saga).context("that saga was not started here")?;
+        let url = format!("{}/orders/{order}/cancel", self.url("order"));
+        self.client.post(url).send().await?.error_for_status()?;
+        Ok(())
+    }
+
     /// Places an order over HTTP and returns its saga and its id, without remembering it for [`World::ended`].
     pub async fn post(&self, order: &Order) -> Result<(SagaId, String)> {
         let body = json!({ "customer": order.customer, "item": order.item, "quantity": order.quantity,

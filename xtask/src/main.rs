@@ -1,6 +1,7 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
 mod demo;
+mod jaeger;
 mod pace;
 mod servers;
 mod test;
@@ -24,6 +25,7 @@ struct Cli {
 enum Command {
     Demo(demo::Args),
     Servers(servers::Args),
+    JaegerCheck(jaeger::Args),
     Test(test::Args),
 }
 
@@ -34,6 +36,7 @@ async fn main() -> ExitCode {
         match cli.command {
             Command::Demo(args) => demo::run(args).await,
             Command::Servers(args) => servers::run(args).await,
+            Command::JaegerCheck(args) => jaeger::run(args).await,
             Command::Test(args) => test::run(args).await,
         }
     };
