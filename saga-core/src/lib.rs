@@ -4,6 +4,7 @@
 mod call;
 pub mod choreography;
 pub mod clock;
+pub mod discard;
 pub mod envelope;
 pub mod error;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod observer;
 pub mod participant;
 mod pipeline;
 mod reaction;
+pub mod redrive;
 mod relay;
 pub mod retry;
 pub mod start;

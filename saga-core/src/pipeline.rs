@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::{
     call::{Answer, Call},
@@ -32,6 +33,8 @@ pub(crate) enum Item {
     Delivery(Delivery),
     /// A row of the work table whose time has come.
     Due { id: ReactionId, saga: SagaId },
+    /// A stuck message that names no saga, redriven by a person: its bytes are settled again.
+    Again { id: ReactionId, delivery: Delivery },
     /// What a call to another system came to.
     Answer(Answer),
 }
@@ -156,11 +159,21 @@ async fn attempt(
     // A crash here leaves nothing: the source still has the deliveries, the table still has the rows.
     let mut tx = shared.store.begin().await?;
     // Nothing; the locks go with the connection. From here on no other transaction of this participant sees these sagas.
-    tx.lock(&sagas).await?;
+    let mut locks = sagas.clone();
+    let again: Vec<ReactionId> = arrivals.iter().filter_map(Arrival::again).collect();
+    if !again.is_empty() {
+        locks.push(SagaId(Uuid::nil()));
+    }
+    tx.lock(&locks).await?;
     // Nothing. A statement of its own: a read in the locking statement would see the past.
-    let (ledger, work) = tx.read(&sagas).await?;
+    let (ledger, mut work) = tx.read(&sagas).await?;
+    if !again.is_empty() {
+        work.extend(tx.work_rows(&again).await?);
+    }
+    let malformed: Vec<ReactionId> = arrivals.iter().filter_map(Arrival::malformed).collect();
+    let discarded = if malformed.is_empty() { Vec::new() } else { tx.discarded(&malformed).await? };
 
-    let mut fold = Fold::new(shared, tx, ledger, work, known);
+    let mut fold = Fold::new(shared, tx, ledger, work, discarded, known);
     for arrival in arrivals {
         // Nothing: the steps' own writes are in the same transaction.
         fold.settle(arrival).await?;
@@ -191,6 +204,8 @@ pub(crate) enum Arrival<'i> {
     Passed(String),
     /// See [`Item::Due`].
     Due(ReactionId, SagaId),
+    /// See [`Item::Again`].
+    Again(ReactionId, Box<Arrival<'i>>),
     /// See [`Item::Answer`].
     Answer(&'i Answer),
 }
@@ -200,18 +215,33 @@ impl<'i> Arrival<'i> {
         match item {
             Item::Due { id, saga } => Arrival::Due(*id, *saga),
             Item::Answer(answer) => Arrival::Answer(answer),
-            Item::Delivery(delivery) => match crate::envelope::event_type(delivery) {
-                Some(event_type) if !shared.hears(&event_type) => Arrival::Passed(event_type),
-                _ => match Envelope::decode(delivery) {
-                    Ok(envelope) => Arrival::Event(delivery, Box::new(envelope)),
-                    Err(malformed) => Arrival::Malformed(delivery, malformed.to_string()),
-                },
+            Item::Again { id, delivery } => Arrival::Again(*id, Box::new(Self::of_message(shared, delivery))),
+            Item::Delivery(delivery) => Self::of_message(shared, delivery),
+        }
+    }
+
+    fn of_message(shared: &Shared, delivery: &'i Delivery) -> Self {
+        match crate::envelope::event_type(delivery) {
+            Some(event_type) if !shared.hears(&event_type) => Arrival::Passed(event_type),
+            _ => match Envelope::decode(delivery) {
+                Ok(envelope) => Arrival::Event(delivery, Box::new(envelope)),
+                Err(malformed) => Arrival::Malformed(delivery, malformed.to_string()),
             },
         }
     }
 
+    fn again(&self) -> Option<ReactionId> {
+        if let Arrival::Again(id, _) = self { Some(*id) } else { None }
+    }
+
+    fn malformed(&self) -> Option<ReactionId> {
+        let Arrival::Malformed(delivery, _) = self else { return None };
+        Some(ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset))
+    }
+
     fn saga(&self) -> Option<SagaId> {
         match self {
+            Arrival::Again(_, message) => message.saga(),
             Arrival::Event(_, envelope) => Some(envelope.saga),
             Arrival::Due(_, saga) => Some(*saga),
             Arrival::Answer(answer) => Some(answer.saga),

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::{
     call::Call,
     clock::millis,
-    envelope::{self, Delivery, Envelope, MAX_HOPS, clip},
+    envelope::{self, Delivery, Envelope, MAX_HOPS, Message, clip},
     event::{Encoded, EventType},
     id::{EventId, ReactionId, SagaId},
     ledger::SagaRows,
@@ -74,6 +74,8 @@ pub(crate) struct Fold<'f> {
     pub(crate) known: &'f HashMap<ReactionId, KnownFailure>,
     pub(crate) now: i64,
     sagas: BTreeMap<SagaId, SagaRows>,
+    /// Messages of the batch that a person has discarded before.
+    discarded: Vec<ReactionId>,
     pub(crate) done: Folded,
 }
 
@@ -95,6 +97,7 @@ impl<'f> Fold<'f> {
         tx: Tx,
         ledger: Vec<LedgerRow>,
         work: Vec<WorkRow>,
+        discarded: Vec<ReactionId>,
         known: &'f HashMap<ReactionId, KnownFailure>,
     ) -> Self {
         let mut sagas = BTreeMap::<SagaId, SagaRows>::new();
@@ -105,7 +108,7 @@ impl<'f> Fold<'f> {
             sagas.entry(row.saga).or_default().read_work(row);
         }
         let done = Folded { tx, changes: Changes::default(), calls: Vec::new(), spans: Vec::new(), last_ran: None };
-        Self { shared, known, now: shared.clock.now(), sagas, done }
+        Self { shared, known, now: shared.clock.now(), sagas, discarded, done }
     }
 
     /// Settles one arrival, and then whatever of its saga need not wait any longer.
@@ -119,6 +122,7 @@ impl<'f> Fold<'f> {
                 self.malformed(delivery, reason);
                 return Ok(());
             }
+            Arrival::Again(id, message) => return Box::pin(self.again(id, *message)).await,
             Arrival::Event(delivery, event) => {
                 for (step, direction) in self.shared.reactions(&event.event_type) {
                     let id = ReactionId::derive(event.saga, self.contract(step).name, direction, &event.id);
@@ -171,6 +175,9 @@ impl<'f> Fold<'f> {
     /// No event, but somebody should know: its bytes wait for a person, and block nobody.
     fn malformed(&mut self, delivery: &Delivery, reason: String) {
         let id = ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
+        if self.discarded.contains(&id) {
+            return; // Delivered again; a person has looked at it before.
+        }
         tracing::error!(
             participant = self.shared.participant.name(),
             topic = %delivery.topic,
@@ -195,7 +202,25 @@ impl<'f> Fold<'f> {
             since: self.now,
             reason: clip(&reason, MAX_ERROR).to_owned(),
             blocks: false,
+            forgiven: 0,
         });
+    }
+
+    /// A stuck message that a person redrives: this binary may know better what to make of its bytes than the one that kept them.
+    async fn again(&mut self, id: ReactionId, message: Arrival<'_>) -> Result<(), Aborted> {
+        let now = self.now;
+        let nobody = SagaId(Uuid::nil());
+        let Some(row) = self.rows(nobody).work(id).filter(|row| row.due_at.is_some_and(|due| due <= now)).cloned()
+        else {
+            return Ok(()); // Another instance was faster, or it was discarded.
+        };
+        if let Arrival::Malformed(_, reason) = message {
+            let reason = clip(&reason, MAX_ERROR).to_owned();
+            self.rows(nobody).put_work(WorkRow { state: WorkState::Stuck, due_at: None, reason, ..row });
+            return Ok(());
+        }
+        self.rows(nobody).remove_work(id);
+        self.settle(message).await
     }
 
     /// A row whose time has come: another attempt, the end of a lease, or a compensation that waited for that end.
@@ -300,6 +325,10 @@ impl<'f> Fold<'f> {
         }
         let step = &self.shared.participant.steps()[current.step];
         let (state, first) = match self.rows(saga).ledger(name) {
+            // A person has settled it.
+            Some(row) if row.has_discarded(current.id) => return Ok(self.absorb(current, Outcome::Duplicate)),
+            // The first one was discarded before it ran: another may take its place.
+            Some(row) if row.is_vacant() => (None, current.event.id.clone()),
             Some(row) => (Some(row.state), row.trigger.clone()),
             None => (None, current.event.id.clone()),
         };
@@ -440,7 +469,13 @@ impl<'f> Fold<'f> {
     ) -> Result<(), Aborted> {
         if let Some(encoded) = emits {
             row.ending = encoded.event.ending.or(row.ending);
-            self.emit(current, kind, encoded, span).map_err(|why| aborted(current.id, Failure::GiveUp(why)))?;
+            let message =
+                self.emit(current, kind, encoded, span).map_err(|why| aborted(current.id, Failure::GiveUp(why)))?;
+            match kind {
+                envelope::Kind::Done | envelope::Kind::Rejected => row.record_went(&message),
+                // The record stays what was done; so this is the one trace of what was said about taking it back.
+                envelope::Kind::Compensated | envelope::Kind::NothingDone => row.compensation = Some(message),
+            }
         }
         row.state = state;
         row.changed_at = self.now;
@@ -456,7 +491,7 @@ impl<'f> Fold<'f> {
         kind: envelope::Kind,
         encoded: Encoded,
         span: &mut dyn ReactionSpan,
-    ) -> Result<(), String> {
+    ) -> Result<Message, String> {
         let Encoded { event: EventType { name, topic, ending }, subject, body } = encoded;
         let saga = current.event.saga;
         let hops = current.event.hops + 1;
@@ -490,8 +525,8 @@ impl<'f> Fold<'f> {
         .encode(topic)
         .map_err(|malformed| format!("{name} cannot be emitted: {malformed}"))?;
         let id = self.shared.clock.time_ordered_uuid();
-        self.done.changes.outbox.push(OutboxRow { id, message, created_at: self.now });
-        Ok(())
+        self.done.changes.outbox.push(OutboxRow { id, message: message.clone(), created_at: self.now });
+        Ok(message)
     }
 
     fn absorb(&mut self, current: &Current<'_>, outcome: Outcome) -> Outcome {
@@ -547,7 +582,8 @@ impl<'f> Fold<'f> {
             Direction::Forward => step.retry(),
             Direction::Compensation => step.retry().unbounded(),
         };
-        let next = policy.next(row.attempts, self.now - row.since, self.shared.clock.random());
+        let next =
+            policy.next(row.attempts.saturating_sub(row.forgiven), self.now - row.since, self.shared.clock.random());
         self.rows(current.event.saga).put_work(row.clone());
         match next {
             _ if failure.for_good => self.stick(&current.with(row), failure.error, true),
@@ -578,6 +614,8 @@ impl<'f> Fold<'f> {
     /// The ledger row of a reaction that opens it.
     fn open(&self, current: &Current<'_>) -> LedgerRow {
         let external = current.contract.kind == StepKind::External;
+        // Of a vacant row the notes stay.
+        let before = self.sagas.get(&current.event.saga).and_then(|rows| rows.ledger(current.contract.name));
         LedgerRow {
             saga: current.event.saga,
             step: current.contract.name.to_owned(),
@@ -593,6 +631,10 @@ impl<'f> Fold<'f> {
             trace: current.event.trace.clone(),
             hops: current.event.hops,
             changed_at: self.now,
+            record_topic: None,
+            record_subject: None,
+            compensation: None,
+            notes: before.map(|row| row.notes.clone()).unwrap_or_default(),
         }
     }
 
@@ -614,6 +656,7 @@ impl<'f> Fold<'f> {
                 since: self.now,
                 reason: String::new(),
                 blocks: true,
+                forgiven: 0,
             },
         }
     }
