@@ -508,7 +508,7 @@ impl Tx {
             .fetch_all(&mut *self.tx)
             .await
             .map_err(Error::database("looking for what was discarded"))?;
-        Ok(ids.into_iter().map(|id| ReactionId(id)).collect())
+        Ok(ids.into_iter().map(ReactionId).collect())
     }
 
     pub(super) async fn write(&mut self, changes: &Changes) -> Result<(), Error> {
