@@ -12,7 +12,14 @@ use saga_core::{
     step::Direction,
 };
 
-use crate::{confirm::confirm, database::Databases, selection::reaction, show::find, text::plain, work::Waiting};
+use crate::{
+    confirm::confirm,
+    database::Databases,
+    selection::reaction,
+    show::find,
+    text::plain,
+    work::{Saga, Waiting},
+};
 
 pub(crate) const LONG: &str = "\
 Give one waiting reaction up, with a reason
@@ -67,7 +74,8 @@ impl DiscardCommand {
         let (reaction, reason, taken_back) = (self.reaction, self.reason.as_str(), self.compensation);
         let what = Discard { reaction, reason, who, taken_back, dry_run: true };
         let would = discard(&participant.store, &clock, &participant.name, &what).await.map_err(with_fix)?;
-        let waiting = Waiting::of(participant, &would.work, clock.now()).await?;
+        let behind = Saga::default().behind(participant, &would.work).await?;
+        let waiting = Waiting::of(participant, &would.work, behind, clock.now());
         println!("{}  {}  {}: {}", participant.name, step(&would), waiting.state, waiting.why());
         for line in consequences(&would) {
             println!("- {line}");

@@ -220,6 +220,9 @@ impl RedriveCommand {
                 "nothing to redrive: no row that passes is stuck{}",
                 if self.deferred { " or deferred" } else { "" }
             );
+            if self.selection.saga.is_some() {
+                println!("has the saga gone silent although nothing of it waits? See --re-emit in saga redrive --help");
+            }
             return Ok(false);
         }
         if self.dry_run {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     database::Participant,
     text::{bytes, moment, plain},
-    work::Waiting,
+    work::{Saga, Waiting},
 };
 
 /// How much of a body is shown, in characters: a screen full.
@@ -40,7 +40,8 @@ pub(crate) async fn find(
 
 pub(crate) async fn show(participants: &[Participant], reaction: ReactionId, json: bool) -> anyhow::Result<ExitCode> {
     let (participant, row) = find(participants, reaction).await?;
-    let waiting = Waiting::of(participant, &row, Clock::system().now()).await?;
+    let behind = Saga::default().behind(participant, &row).await?;
+    let waiting = Waiting::of(participant, &row, behind, Clock::system().now());
     let ledger = participant.store.ledger(row.saga).await?.into_iter().find(|ledger| ledger.step == row.step);
     let ledger_state = ledger.as_ref().map(|ledger| ledger.state.as_str());
     if json {

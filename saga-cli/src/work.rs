@@ -7,7 +7,7 @@ use comfy_table::{ColumnConstraint, Table, Width, presets};
 use saga_core::{
     clock::Clock,
     envelope::event_type,
-    id::ReactionId,
+    id::{ReactionId, SagaId},
     step::Direction,
     store::{DiscardedRow, WorkRow, WorkState},
     timeline::short,
@@ -25,6 +25,8 @@ use crate::{
 const STUCK: u8 = 3;
 /// The widest column, in characters. The others are ids, names and times.
 const WHY: u16 = 56;
+/// How many rows of one saga are searched for the one that a parked row waits for.
+const MOST_OF_A_SAGA: usize = 1_000;
 
 pub(crate) const LONG: &str = "\
 List what waits: calls, retries, and what needs a person
@@ -106,7 +108,7 @@ pub(crate) struct Waiting {
 
 /// What a parked row waits for.
 #[derive(Debug, Serialize)]
-struct Behind {
+pub(crate) struct Behind {
     reaction: String,
     step: String,
     direction: &'static str,
@@ -114,9 +116,9 @@ struct Behind {
 }
 
 impl Waiting {
-    pub(crate) async fn of(participant: &Participant, row: &WorkRow, now: i64) -> anyhow::Result<Self> {
+    pub(crate) fn of(participant: &Participant, row: &WorkRow, behind: Option<Behind>, now: i64) -> Self {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Ok(Self {
+        Self {
             participant: participant.name.clone(),
             reaction: row.id.0.to_string(),
             saga: (!row.saga.0.is_nil()).then(|| row.saga.to_string()),
@@ -130,9 +132,9 @@ impl Waiting {
             due: row.due_at.map(moment),
             reason: some(&row.reason),
             last_error: row.failures.last().map(|failure| failure.error.clone()),
-            behind: if row.state == WorkState::Parked { behind(participant, row).await? } else { None },
+            behind,
             due_in: due(row.due_at, now),
-        })
+        }
     }
 
     pub(crate) fn why(&self) -> String {
@@ -151,21 +153,34 @@ impl Waiting {
     }
 }
 
-/// The first of the rows before it that does not wait for another one itself.
-async fn behind(participant: &Participant, row: &WorkRow) -> anyhow::Result<Option<Behind>> {
-    let saga = Selection { saga: Some(row.saga), ..Selection::default() };
-    let before = saga.rows(&participant.store, None, &Clock::system()).next(1_000).await?;
-    let blocks = |other: &&WorkRow| {
-        let own_call = other.step == row.step && other.direction == Direction::Forward;
-        let waited_for = row.direction == Direction::Forward || other.direction == Direction::Compensation || own_call;
-        other.blocks && other.id != row.id && other.state != WorkState::Parked && waited_for && other.seq < row.seq
-    };
-    Ok(before.iter().find(blocks).map(|other| Behind {
-        reaction: other.id.0.to_string(),
-        step: other.step.clone(),
-        direction: other.direction.as_str(),
-        state: other.state.as_str(),
-    }))
+/// The rows of one saga, read once for all of them that are listed one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Saga(Option<(SagaId, Vec<WorkRow>)>);
+
+impl Saga {
+    /// What a parked row waits for: the first of the rows before it that does not wait for another one itself.
+    pub(crate) async fn behind(&mut self, participant: &Participant, row: &WorkRow) -> anyhow::Result<Option<Behind>> {
+        if row.state != WorkState::Parked {
+            return Ok(None);
+        }
+        if self.0.as_ref().is_none_or(|(saga, _)| *saga != row.saga) {
+            let of = Selection { saga: Some(row.saga), ..Selection::default() };
+            let rows = of.rows(&participant.store, None, &Clock::system()).next(MOST_OF_A_SAGA).await?;
+            self.0 = Some((row.saga, rows));
+        }
+        let blocks = |other: &&WorkRow| {
+            let own_call = other.step == row.step && other.direction == Direction::Forward;
+            let awaited = row.direction == Direction::Forward || other.direction == Direction::Compensation || own_call;
+            other.blocks && other.state != WorkState::Parked && awaited && other.seq < row.seq
+        };
+        let first = self.0.as_ref().and_then(|(_, rows)| rows.iter().find(blocks));
+        Ok(first.map(|other| Behind {
+            reaction: other.id.0.to_string(),
+            step: other.step.clone(),
+            direction: other.direction.as_str(),
+            state: other.state.as_str(),
+        }))
+    }
 }
 
 impl WorkCommand {
@@ -183,10 +198,12 @@ impl WorkCommand {
         let state = self.state.as_deref().and_then(WorkState::parse);
         let (mut listed, mut more, mut stuck) = (Vec::new(), false, false);
         for participant in participants {
+            let mut saga = Saga::default();
             let mut rows = self.selection.rows(&participant.store, state, &clock);
             for row in rows.next(self.limit as usize).await? {
                 stuck |= row.state == WorkState::Stuck;
-                listed.push(Waiting::of(participant, &row, clock.now()).await?);
+                let behind = saga.behind(participant, &row).await?;
+                listed.push(Waiting::of(participant, &row, behind, clock.now()));
             }
             more |= !rows.next(1).await?.is_empty();
             // Those that were not listed count as well.

@@ -85,25 +85,32 @@ struct Desk {
     broker: MemoryBroker,
     store: Store,
     node: Node,
+    /// NAME=URL.
+    database: String,
     dir: tempfile::TempDir,
 }
 
 impl Desk {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("desk.db").display());
+        Self::on(dir, url, "desk").await
+    }
+
+    async fn on(dir: tempfile::TempDir, url: String, name: &'static str) -> Self {
         let broker = MemoryBroker::new(&[("desk", 1)]);
         let broken = Arc::new(AtomicBool::new(true));
-        let cast = Participant::new("desk").step(Book(broken.clone())).step(Greet);
-        let store = Store::connect(&format!("sqlite:{}", dir.path().join("desk.db").display()), "desk").await.unwrap();
+        let cast = Participant::new(name).step(Book(broken.clone())).step(Greet);
+        let store = Store::connect(&url, name).await.unwrap();
         store.migrate().await.unwrap();
         let source = broker.source("desk", &cast.listens_to());
         let node =
             Node::observed(cast, store.clone(), source, broker.sink(), Arc::new(Unseen), Clock::system()).unwrap();
-        Self { broken, broker, store, node, dir }
+        Self { broken, broker, store, node, database: format!("{name}={url}"), dir }
     }
 
     fn database(&self) -> String {
-        format!("desk=sqlite:{}", self.dir.path().join("desk.db").display())
+        self.database.clone()
     }
 
     fn saga(&self, arguments: &[&str]) -> Command {
@@ -168,7 +175,7 @@ impl Desk {
     fn emitted(&self) -> Vec<String> {
         let events = self.broker.messages("desk");
         let events = events.iter().filter_map(|delivery| Envelope::decode(delivery).ok());
-        events.filter(|event| event.source == "/desk").map(|event| event.event_type).collect()
+        events.filter(|event| event.source != "/test").map(|event| event.event_type).collect()
     }
 }
 
@@ -431,6 +438,43 @@ async fn several_participants_are_named_and_mistakes_are_explained() {
     assert!(error.contains("the database of desk cannot be opened") && !error.contains("hunter2"), "{error}");
     let (_, _, error) = run("", &["work"]);
     assert!(error.contains("SAGA_DATABASE"), "{error}");
+}
+
+/// The other engine: a listing, a redrive, a discard and a re-emission, on tables of their own.
+#[tokio::test]
+async fn the_same_on_postgresql() {
+    let Ok(url) = std::env::var("SAGA_TEST_POSTGRES") else {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "SAGA_TEST_POSTGRES is required here");
+        eprintln!("SKIPPED: set SAGA_TEST_POSTGRES=postgres://USER@HOST/NAME to test on PostgreSQL");
+        return;
+    };
+    let name: &'static str = format!("t-{:016x}", Clock::system().random()).leak();
+    let mut desk = Desk::on(tempfile::tempdir().unwrap(), url, name).await;
+    let (saga, other) = (mint(), mint());
+    for saga in [saga, other] {
+        desk.send(saga, Asked::TYPE, "a").await;
+        desk.send(saga, Greeted::TYPE, "g").await;
+    }
+    assert_eq!(desk.json(&["work", "--json", "--step", "book", "--state", "stuck"]).as_array().unwrap().len(), 2);
+    assert_eq!(desk.json(&["work", "--json", "--saga", &saga.to_string()])[1]["behind"]["step"], "book");
+    desk.broken.store(false, Ordering::SeqCst);
+    desk.prints(&["redrive", "--saga", &saga.to_string(), "--yes"]);
+    desk.settle().await;
+    let id = desk.rows().await[0].id.0.to_string();
+    desk.prints(&["discard", "--reaction", &id, "--reason", "test message", "--yes"]);
+    desk.settle().await;
+    assert_eq!((desk.prints(&["work"]).as_str(), desk.emitted()), ("nothing waits\n", vec![Booked::TYPE.to_owned()]));
+    assert_eq!(desk.json(&["work", "--discarded", "--json"])[0]["reaction"], id);
+    desk.prints(&["redrive", "--saga", &saga.to_string(), "--re-emit", "--yes"]);
+    assert_eq!(desk.store.outbox_len().await.unwrap(), 1);
+
+    let prefix = name.replace('-', "_");
+    for table in ["ledger", "outbox", "work", "started", "discarded", "meta"] {
+        let sql: &'static str = format!("DROP TABLE {prefix}_{table}").leak();
+        let mut tx = desk.store.begin().await.unwrap();
+        tx.conn().execute(sql, ()).await.unwrap();
+        tx.commit().await.unwrap();
+    }
 }
 
 #[test]

@@ -472,9 +472,9 @@ impl<'f> Fold<'f> {
             let message =
                 self.emit(current, kind, encoded, span).map_err(|why| aborted(current.id, Failure::GiveUp(why)))?;
             match kind {
-                envelope::Kind::Done | envelope::Kind::Rejected => row.record_went(&message),
+                envelope::Kind::Done | envelope::Kind::Rejected => row.record_went(message),
                 // The record stays what was done; so this is the one trace of what was said about taking it back.
-                envelope::Kind::Compensated | envelope::Kind::NothingDone => row.compensation = Some(message),
+                envelope::Kind::Compensated | envelope::Kind::NothingDone => row.compensation = Some(message.clone()),
             }
         }
         row.state = state;
@@ -491,7 +491,7 @@ impl<'f> Fold<'f> {
         kind: envelope::Kind,
         encoded: Encoded,
         span: &mut dyn ReactionSpan,
-    ) -> Result<Message, String> {
+    ) -> Result<&Message, String> {
         let Encoded { event: EventType { name, topic, ending }, subject, body } = encoded;
         let saga = current.event.saga;
         let hops = current.event.hops + 1;
@@ -525,8 +525,8 @@ impl<'f> Fold<'f> {
         .encode(topic)
         .map_err(|malformed| format!("{name} cannot be emitted: {malformed}"))?;
         let id = self.shared.clock.time_ordered_uuid();
-        self.done.changes.outbox.push(OutboxRow { id, message: message.clone(), created_at: self.now });
-        Ok(message)
+        let row = OutboxRow { id, message, created_at: self.now };
+        Ok(&self.done.changes.outbox.push_mut(row).message)
     }
 
     fn absorb(&mut self, current: &Current<'_>, outcome: Outcome) -> Outcome {
