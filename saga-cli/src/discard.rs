@@ -128,14 +128,14 @@ fn consequences(discarded: &Discarded) -> Vec<&'static str> {
             );
             lines.push("should the saga be compensated, the step says that nothing was done");
         }
-        (Direction::Forward, (None, None)) => lines.push("its bytes are kept; no step and no saga is concerned"),
+        (Direction::Forward, (None, None)) => lines.push("its bytes are kept; nothing else changes"),
         (Direction::Forward, (Some(State::Calling), _)) => {
             lines.push(
                 "nobody calls the other system again, and the step emits nothing: the saga does not go on by itself",
             );
             lines.push("an attempt may have taken effect there: look there; a compensation would close the call's key");
         }
-        (Direction::Forward, (Some(_), _)) => lines.push("what the step did before, for another event, stays as it is"),
+        (Direction::Forward, (Some(_), _)) => lines.push("what the step did before stays as it is"),
         (Direction::Compensation, _) => {
             lines.push("the step counts as compensated: it can neither run nor be compensated again");
             if discarded.emits.is_some() {

@@ -9,7 +9,7 @@ use saga_core::{
     clock::Clock,
     envelope::event_type,
     id::ReactionId,
-    redrive::{re_emit, redrive},
+    redrive::{is_reaction, re_emit, redrive},
     store::{WorkRow, WorkState},
 };
 
@@ -98,6 +98,12 @@ impl RedriveCommand {
         for id in &self.reaction {
             let (participant, row) = find(participants, *id).await?;
             match row.state {
+                _ if !is_reaction(&row) => {
+                    bail!(
+                        "{} is what a late answer left behind: there is nothing to try again. Discard it when it is looked into",
+                        id.0
+                    )
+                }
                 WorkState::Stuck | WorkState::Deferred => found.push((participant, row)),
                 WorkState::Parked => {
                     bail!(
@@ -135,7 +141,7 @@ impl RedriveCommand {
                 if page.is_empty() {
                     break;
                 }
-                page.iter().for_each(|row| groups.add(participant, row));
+                page.iter().filter(|row| is_reaction(row)).for_each(|row| groups.add(participant, row));
             }
         }
         if !self.agreed(&groups)? {
@@ -150,11 +156,11 @@ impl RedriveCommand {
             // What waits only since this began is left: it was not counted, nor agreed to.
             let mut rows = self.selection.rows(&participant.store, Some(state), &clock);
             loop {
-                let batch: Vec<_> =
-                    rows.next(self.batch as usize).await?.iter().map(|row| (row.id, row.saga)).collect();
+                let batch = rows.next(self.batch as usize).await?;
                 if batch.is_empty() {
                     break;
                 }
+                let batch: Vec<_> = batch.iter().map(|row| (row.id, row.saga)).collect();
                 // Between two transactions, never inside one.
                 if let Some(signal) = stopped {
                     signal.context("signals cannot be received")?;

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::{
     clock::millis,
-    envelope::{self, Delivery, Envelope},
+    envelope::{self, Delivery, Envelope, clip},
     event::Encoded,
-    id::{IdempotencyKey, ReactionId, SagaId},
+    id::{EventId, IdempotencyKey, ReactionId, SagaId},
     node::Shared,
     observer::{Outcome, Phase, Reaction, ReactionSpan},
     participant::{Failure, Known, Ran, Wire},
@@ -56,43 +56,103 @@ pub(crate) struct Answer {
     pub(crate) step: usize,
     pub(crate) direction: Direction,
     pub(crate) attempt: u32,
-    pub(crate) result: Result<Vec<u8>, KnownFailure>,
+    pub(crate) came: Came,
+    /// What the call was made for, in case its row is gone.
+    pub(crate) delivery: Delivery,
+}
+
+/// See [`Answer`].
+#[derive(Debug, Clone)]
+pub(crate) enum Came {
+    /// To an answer: its bytes.
+    Answered(Vec<u8>),
+    /// To nothing that anybody knows.
+    Failed(KnownFailure),
+    /// It was never made: its turn came when its lease might have ended under it.
+    NotMade,
 }
 
 impl Fold<'_> {
     pub(crate) async fn answer(&mut self, answer: &Answer) -> Result<(), Aborted> {
+        let began = Instant::now();
         let contract = self.contract(answer.step).clone();
         let rows = self.rows(answer.saga);
-        let (Some(row), Some(ledger)) = (rows.work(answer.id).cloned(), rows.ledger(contract.name).cloned()) else {
-            return Ok(()); // Another attempt's answer settled it: this one is late.
-        };
-        let began = Instant::now();
-        let delivery = row.delivery.clone();
-        let event = match Envelope::decode(&delivery) {
-            Ok(event) => event,
-            Err(_) => return Ok(()), // It was readable when its row was written.
-        };
+        let (row, ledger) = (rows.work(answer.id).cloned(), rows.ledger(contract.name).cloned());
+        // It could be read when the call was leased.
+        let Ok(event) = Envelope::decode(&answer.delivery) else { return Ok(()) };
+        let waits = row.is_some();
         let current = Current {
             id: answer.id,
             step: answer.step,
             contract,
             direction: answer.direction,
-            delivery: &delivery,
+            delivery: &answer.delivery,
             event: &event,
-            row: Some(row),
+            row,
         };
         let mut span = self.span(&current);
-        let outcome = match (answer.direction, ledger.state) {
-            (Direction::Forward, State::Calling) => {
+        let outcome = match (answer.direction, ledger) {
+            (Direction::Forward, Some(ledger)) if waits && ledger.state == State::Calling => {
                 self.forward_answer(&current, ledger, answer, span.as_mut()).await?
             }
-            (Direction::Compensation, State::Compensating) => {
+            (Direction::Compensation, Some(ledger)) if waits && ledger.state == State::Compensating => {
                 self.reversal(&current, ledger, answer, span.as_mut()).await?
             }
-            _ => Outcome::Late,
+            (_, ledger) => self.late(&current, ledger, answer),
         };
         self.done.spans.push((span, outcome, began.elapsed()));
         Ok(())
+    }
+
+    /// Another attempt settled the step before. All attempts carry one key, so that this answer should say what that one said:
+    /// where it does not, the other system does not keep its keys, and a person has to know. A key that was closed, or is being
+    /// closed, needs nobody: closing it took back whatever this answer speaks of.
+    fn late(&mut self, current: &Current<'_>, ledger: Option<LedgerRow>, answer: &Answer) -> Outcome {
+        let settled = ledger.filter(|row| matches!(row.state, State::Done | State::Rejected)).and_then(|row| row.reply);
+        match (settled, &answer.came) {
+            (Some(settled), Came::Answered(late)) if settled != *late => {
+                let text = |bytes: &[u8]| clip(&String::from_utf8_lossy(bytes), 150).to_owned();
+                let (first, late) = (text(&settled), text(late));
+                let reason = format!("attempt {} was answered {late}, after {first} had settled it", answer.attempt);
+                // Beside the step's own reactions: it is no event, and nothing waits for it.
+                let event = EventId(format!("{}#late-{}", current.event.id, answer.attempt));
+                let id = ReactionId::derive(answer.saga, current.contract.name, answer.direction, &event);
+                self.stick(&Current { id, ..current.with(None) }, reason, false)
+            }
+            _ => Outcome::Late,
+        }
+    }
+
+    /// The bytes to settle with, or what became of the row without any.
+    ///
+    /// Only the attempt that holds the lease can fail the row: not one that a newer attempt has replaced, and not one whose
+    /// failure was written down before.
+    fn bytes<'a>(&mut self, current: &Current<'_>, answer: &'a Answer) -> Result<&'a [u8], Outcome> {
+        let holds_lease =
+            current.row.as_ref().is_some_and(|row| row.state == WorkState::Calling && row.attempts == answer.attempt);
+        match (&answer.came, self.known.get(&current.id)) {
+            (Came::Answered(bytes), None) => Ok(bytes),
+            (Came::NotMade, None) if holds_lease => Err(self.give_back(current)),
+            (_, Some(failure)) | (Came::Failed(failure), None) if holds_lease => {
+                Err(self.failed(current, failure.clone()))
+            }
+            _ => Err(Outcome::Late),
+        }
+    }
+
+    /// A call that was not made is no attempt, and the next one may be made at once.
+    fn give_back(&mut self, current: &Current<'_>) -> Outcome {
+        let mut row = self.work_row(current, WorkState::Deferred);
+        row.attempts -= 1;
+        row.lease_owner = None;
+        row.due_at = Some(self.now);
+        let attempts = row.attempts;
+        let rows = self.rows(row.saga);
+        if let Some(ledger) = rows.ledger(&row.step).filter(|_| row.direction == Direction::Forward).cloned() {
+            rows.put_ledger(LedgerRow { attempts, ..ledger });
+        }
+        rows.put_work(row);
+        Outcome::Deferred("its turn came too late for its lease".to_owned())
     }
 
     /// The first answer settles the row, whichever attempt it belongs to.
@@ -104,14 +164,9 @@ impl Fold<'_> {
         span: &mut dyn ReactionSpan,
     ) -> Result<Outcome, Aborted> {
         let attempts = current.row.as_ref().map_or(1, |row| row.attempts);
-        let reply = match (&answer.result, self.known.get(&current.id)) {
-            // Only the attempt that holds the lease can fail the row: not one that a newer attempt has replaced, and not one
-            // whose failure was written down before.
-            (_, Some(failure)) | (Err(failure), None) if current.holds_lease(answer) => {
-                return Ok(self.failed(current, failure.clone()));
-            }
-            (_, Some(_)) | (Err(_), None) => return Ok(Outcome::Late),
-            (Ok(reply), None) => reply,
+        let reply = match self.bytes(current, answer) {
+            Ok(reply) => reply,
+            Err(outcome) => return Ok(outcome),
         };
         let saga = answer.saga;
         let step = &self.shared.participant.steps()[current.step];
@@ -121,13 +176,14 @@ impl Fold<'_> {
         let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
         let ran = guarded(step.timeout(), span.span(), step.run(on, Some(reply), &mut cx)).await;
         let ran = ran.map_err(|failure| aborted(current.id, failure))?;
+        self.succeeded(current);
         let said = match ran {
             Ran::Emits(_) => verdict::Said::Yes,
             Ran::Rejects(_) => verdict::Said::No,
             Ran::RejectsAfterEffect(_) => verdict::Said::NoAfterEffect,
         };
         let mut opened = ledger;
-        opened.reply = Some(reply.clone());
+        opened.reply = Some(reply.to_vec());
         opened.attempts = attempts;
         match verdict::answer(Some(opened.state), said, attempts > 1) {
             verdict::Answer::Done | verdict::Answer::Rejected => self.ran(current, opened, ran, span),
@@ -141,7 +197,16 @@ impl Fold<'_> {
                 let mut work = self.work_row(current, WorkState::Calling);
                 let (since, failures) = (self.now, Vec::new());
                 let direction = Direction::Compensation;
-                work = WorkRow { id: closing, direction, attempts: 1, forgiven: 0, since, failures, ..work };
+                work = WorkRow {
+                    id: closing,
+                    direction,
+                    attempts: 1,
+                    counted: 0,
+                    counted_from: since,
+                    since,
+                    failures,
+                    ..work
+                };
                 self.rows(saga).remove_work(current.id);
                 let (state, changed_at) = (State::Compensating, self.now);
                 let row = LedgerRow { state, rejecting: true, record, record_topic, changed_at, ..opened };
@@ -160,16 +225,12 @@ impl Fold<'_> {
         answer: &Answer,
         span: &mut dyn ReactionSpan,
     ) -> Result<Outcome, Aborted> {
-        let reversal = match (&answer.result, self.known.get(&current.id)) {
-            // Only the attempt that holds the lease can fail the row: not one that a newer attempt has replaced, and not one
-            // whose failure was written down before.
-            (_, Some(failure)) | (Err(failure), None) if current.holds_lease(answer) => {
-                return Ok(self.failed(current, failure.clone()));
-            }
-            (_, Some(_)) | (Err(_), None) => return Ok(Outcome::Late),
-            (Ok(reversal), None) => reversal,
+        let reversal = match self.bytes(current, answer) {
+            Ok(reversal) => reversal,
+            Err(outcome) => return Ok(outcome),
         };
         if ledger.rejecting {
+            self.succeeded(current);
             // The key is closed: now the step may say its no.
             let no = match ledger.record.clone() {
                 None => None,
@@ -192,6 +253,7 @@ impl Fold<'_> {
         let mut cx = StepContext { conn: self.done.tx.conn(), saga: answer.saga, now: self.now };
         let emits = guarded(step.timeout(), span.span(), step.compensate(Some(from), why, &mut cx)).await;
         let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+        self.succeeded(current);
         self.close(current, ledger, State::Compensated, envelope::Kind::Compensated, emits, span)?;
         Ok(Outcome::Compensated)
     }
@@ -233,16 +295,13 @@ impl Fold<'_> {
     }
 }
 
-impl Current<'_> {
-    fn holds_lease(&self, answer: &Answer) -> bool {
-        self.row.as_ref().is_some_and(|row| row.state == WorkState::Calling && row.attempts == answer.attempt)
-    }
-}
-
 impl Call {
-    /// Makes the call, outside any transaction.
-    pub(crate) async fn make(&self, shared: &Shared) -> Answer {
+    /// Makes the call, outside any transaction; not one whose turn came so late that its lease might end under it.
+    pub(crate) async fn make(self, shared: &Shared) -> Answer {
         let step = &shared.participant.steps()[self.step];
+        if shared.clock.now().saturating_add(millis(step.timeout())) > self.lease_until {
+            return self.came(Came::NotMade);
+        }
         let contract = &shared.contracts[self.step];
         let participant = shared.participant.name();
         let began = Instant::now();
@@ -277,19 +336,16 @@ impl Call {
                 guarded(step.timeout(), span.span(), step.reverse(Known::InDoubt { on, doubt: &doubt }, &cx)).await
             }
         };
-        let result = result.map_err(KnownFailure::from);
-        let outcome = match &result {
-            Ok(_) => Outcome::Answered,
-            Err(failure) => Outcome::Deferred(failure.error.clone()),
+        let (outcome, came) = match result.map_err(KnownFailure::from) {
+            Ok(bytes) => (Outcome::Answered, Came::Answered(bytes)),
+            Err(failure) => (Outcome::Deferred(failure.error.clone()), Came::Failed(failure)),
         };
         span.settle(&outcome, began.elapsed());
-        Answer {
-            id: self.id,
-            saga: self.saga,
-            step: self.step,
-            direction: self.direction,
-            attempt: self.attempt,
-            result,
-        }
+        self.came(came)
+    }
+
+    fn came(self, came: Came) -> Answer {
+        let Self { id, saga, step, direction, attempt, delivery, .. } = self;
+        Answer { id, saga, step, direction, attempt, came, delivery }
     }
 }

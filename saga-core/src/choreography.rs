@@ -89,7 +89,7 @@ impl Choreography {
             out += &format!("  subgraph {}\n", part.participant);
             for step in &part.steps {
                 let (open, close) = match step.kind {
-                    StepKind::Start => ("([", "])"),
+                    StepKind::Start | StepKind::Request => ("([", "])"),
                     StepKind::External => ("[[", "]]"),
                     StepKind::Gate => ("{{", "}}"),
                     StepKind::Local => ("[", "]"),
@@ -137,6 +137,7 @@ impl Choreography {
 const fn kind(kind: StepKind) -> &'static str {
     match kind {
         StepKind::Start => "start",
+        StepKind::Request => "request",
         StepKind::Local => "local",
         StepKind::External => "external",
         StepKind::Gate => "gate",

@@ -10,7 +10,7 @@
 //! | second trigger | any | the same, with a note | as without it |
 //! | compensation, taken back by hand | none, rejected | void | duplicate |
 //! | compensation, taken back by hand | calling, done, compensating | compensated | duplicate |
-//! | message that is no event | | | |
+//! | message that is no event, or of a saga that is forgotten | | | |
 
 use saga_compensation::State;
 
@@ -105,9 +105,11 @@ pub async fn discard(
     let row = tx.work_rows(&[what.reaction]).await?.pop().ok_or_else(missing)?;
     // Messages that name no saga are no saga: none has to do with the other, and there may be many.
     let (ledger, waiting) = if saga.0.is_nil() { (Vec::new(), Vec::new()) } else { tx.read(&[saga]).await? };
-    let ledger = ledger.into_iter().find(|ledger| ledger.step == row.step);
+    let horizon = tx.horizon().await?;
+    let forgotten = saga.started_at().is_some_and(|at| at < horizon);
+    let saga = Saga { participant, ledger, waiting, forgotten };
     let now = clock.now();
-    let (mut changes, discarded) = plan(participant, what, now, row, ledger, &waiting)?;
+    let (mut changes, discarded) = plan(what, now, row, saga)?;
     if let Some(message) = &discarded.emits {
         let (id, message) = (clock.time_ordered_uuid(), message.clone());
         changes.outbox.push(OutboxRow { id, message, created_at: now });
@@ -120,15 +122,18 @@ pub async fn discard(
     Ok(discarded)
 }
 
+/// What is known of the reaction's saga.
+struct Saga<'s> {
+    participant: &'s str,
+    ledger: Vec<LedgerRow>,
+    waiting: Vec<WorkRow>,
+    /// It is older than the participant's memory.
+    forgotten: bool,
+}
+
 /// What changes, decided without any I/O.
-fn plan(
-    participant: &str,
-    what: &Discard<'_>,
-    now: i64,
-    row: WorkRow,
-    ledger: Option<LedgerRow>,
-    waiting: &[WorkRow],
-) -> Result<(Changes, Discarded), DiscardError> {
+fn plan(what: &Discard<'_>, now: i64, row: WorkRow, saga: Saga<'_>) -> Result<(Changes, Discarded), DiscardError> {
+    let Saga { participant, ledger: mut rows, waiting, forgotten } = saga;
     let forwards = |other: &&WorkRow| other.step == row.step && other.direction == Direction::Forward && other.blocks;
     let compensates = row.direction == Direction::Compensation;
     let mut gone = vec![row.id];
@@ -146,6 +151,11 @@ fn plan(
         let left = due_at.unwrap_or(now) - now;
         return Err(DiscardError::Calling { step: step.clone(), seconds: left.div_euclid(1_000) + 1 });
     }
+    // A row of a saga that is forgotten, and of which nothing else is left, would be taken for a memory of it.
+    let remembered =
+        !forgotten || !rows.is_empty() || waiting.iter().any(|other| other.blocks && !gone.contains(&other.id));
+    let place = rows.iter().position(|ledger| ledger.step == row.step);
+    let ledger = place.map(|place| rows.swap_remove(place));
     let before = ledger.as_ref().map(|ledger| ledger.state);
     let after = match (row.direction, before) {
         (Direction::Forward, None) => State::Rejected,
@@ -157,7 +167,7 @@ fn plan(
     let mut changes = Changes::default();
     let mut emits = None;
     let mut written = before;
-    if let Some(mut ledger) = ledger.or_else(|| vacant(&row)) {
+    if let Some(mut ledger) = ledger.or_else(|| vacant(&row).filter(|_| remembered)) {
         // The person has closed the key by hand: now the step may say its no.
         let says_no = compensates && ledger.state == State::Compensating && ledger.rejecting;
         if before != Some(after) {
@@ -166,7 +176,7 @@ fn plan(
         ledger.state = after;
         ledger.notes.push(note);
         if says_no {
-            emits = outcome(participant, &ledger).ok();
+            emits = outcome(participant, &ledger, &rows).ok();
         }
         written = Some(after);
         match before {

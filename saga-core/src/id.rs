@@ -24,6 +24,12 @@ impl SagaId {
         Self(clock.time_ordered_uuid())
     }
 
+    /// The least id of a saga that started at this time or later, in milliseconds since the Unix epoch (RFC 9562, section 5.7: an
+    /// id begins with its time).
+    pub(crate) fn first_of(time: i64) -> Self {
+        Self(Uuid::from_u128(u128::from(time.max(0).unsigned_abs() & 0xffff_ffff_ffff) << 80))
+    }
+
     /// When the saga started, in milliseconds since the Unix epoch; `None` for an id that is no UUIDv7.
     pub fn started_at(self) -> Option<i64> {
         let (seconds, nanos) = self.0.get_timestamp().filter(|_| self.0.get_version_num() == 7)?.to_unix();

@@ -1,6 +1,7 @@
 //! Choreography sagas on Kafka: independent services react to events, do one local database transaction each, and emit the next
 //! event or the one that makes others compensate. Nobody orchestrates.
 
+mod breaker;
 mod call;
 pub mod choreography;
 pub mod clock;
@@ -17,6 +18,7 @@ mod pipeline;
 mod reaction;
 pub mod redrive;
 mod relay;
+pub mod retention;
 pub mod retry;
 pub mod start;
 pub mod step;

@@ -16,19 +16,21 @@ use futures_util::FutureExt as _;
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    breaker::Breakers,
     call::{Answer, Call},
-    clock::{Clock, millis},
+    clock::Clock,
     error::Error,
     observer::{Measure, Observer, Unseen},
     participant::{Contract, Participant, chain},
     pipeline::{Item, Settled, settle},
-    relay::{Publisher, Relay, Sweeper},
+    relay::{Publisher, Relay, SWEEP_ROWS, Sweeper},
+    retention::{Housekeeping, Retention},
     start::Starter,
     step::Direction,
     store::Store,
@@ -39,6 +41,8 @@ use crate::{
 const DUE_EVERY: Duration = Duration::from_millis(100);
 /// How often the outbox is swept. A crash costs its last events the sweep's minimum age and this.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often old sagas are forgotten, and waiting rows and overdue sagas counted. As often as metrics are commonly read.
+const KEEP_HOUSE_EVERY: Duration = Duration::from_secs(15);
 /// Calls that go on at the same time in this process.
 const CALLS: usize = 64;
 /// Calls that may wait for their turn before no more deliveries are taken: well within their leases at a second a call.
@@ -60,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) relay: Relay,
+    pub(crate) breakers: Arc<Breakers>,
     /// This process, as the owner of leases.
     pub(crate) instance: Uuid,
 }
@@ -92,6 +97,7 @@ pub struct Node {
     publisher: Publisher,
     health: Health,
     waiting_calls: Vec<Call>,
+    retention: Retention,
     /// Taken from the source by a turn that failed.
     unsettled: Vec<Item>,
 }
@@ -107,6 +113,8 @@ impl fmt::Debug for Node {
 pub struct Health {
     store: Store,
     trouble: Arc<Mutex<Option<String>>>,
+    contracts: Arc<Vec<Contract>>,
+    breakers: Arc<Breakers>,
 }
 
 impl Health {
@@ -120,6 +128,12 @@ impl Health {
             Ok(Err(error)) => Err(chain(&error)),
             Err(_) => Err("the database does not answer within 2 s".to_owned()),
         }
+    }
+
+    /// What does not keep the node from its work, but from doing all of it: steps at which everything fails at the moment.
+    pub fn failing_steps(&self) -> Vec<String> {
+        let open = self.breakers.open().into_iter();
+        open.map(|(step, direction)| format!("{} ({direction})", self.contracts[step].name)).collect()
     }
 
     fn set(&self, trouble: Option<String>) {
@@ -163,19 +177,41 @@ impl Node {
         }
         let name = participant.name();
         let (relay, publisher) = Relay::new(name, store.clone(), sink, clock.clone(), observer.clone());
-        let health = Health { store: store.clone(), trouble: Arc::new(Mutex::new(Some("starting".to_owned()))) };
+        let contracts = Arc::new(contracts);
+        let breakers = Arc::new(Breakers::of(contracts.len()));
+        let health = Health {
+            store: store.clone(),
+            trouble: Arc::new(Mutex::new(Some("starting".to_owned()))),
+            contracts: contracts.clone(),
+            breakers: breakers.clone(),
+        };
         let instance = clock.time_ordered_uuid();
         let shared = Shared {
             participant: Arc::new(participant),
-            contracts: Arc::new(contracts),
+            contracts,
             listeners: Arc::new(listeners),
             store,
             clock,
             observer,
             relay,
+            breakers,
             instance,
         };
-        Ok(Self { shared, source, publisher, health, waiting_calls: Vec::new(), unsettled: Vec::new() })
+        Ok(Self {
+            shared,
+            source,
+            publisher,
+            health,
+            waiting_calls: Vec::new(),
+            retention: Retention::default(),
+            unsettled: Vec::new(),
+        })
+    }
+
+    /// The same node with another memory. By default it forgets nothing.
+    #[must_use]
+    pub fn remembering(self, retention: Retention) -> Self {
+        Self { retention, ..self }
     }
 
     /// Starts sagas of this participant.
@@ -204,25 +240,40 @@ impl Node {
     /// flushed, offsets stored, the group left. Errors are those that waiting cannot mend.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         self.check().await?;
-        let Self { shared, mut source, publisher, health, .. } = self;
+        let Self { shared, mut source, publisher, health, retention, .. } = self;
+        retention.check(shared.participant.name(), source.retention().await?)?;
         let stop = CancellationToken::new();
+        let told = CancellationToken::new();
         let mut relay = JoinSet::new();
         let sweeper = publisher.sweeper();
-        relay.spawn(publisher.run(stop.clone()));
-        relay.spawn(sweep(sweeper, stop.clone()));
+        // A relay that ends on its own has panicked. Committed events would wait for ever, and readiness would not show it.
+        relay.spawn(with_guard(publisher.run(stop.clone()), told.clone()));
+        relay.spawn(with_guard(sweep(sweeper, stop.clone()), told.clone()));
+        relay.spawn(with_guard(keep_house(Housekeeping::new(shared.clone(), retention), stop.clone()), told.clone()));
 
-        let result = play(&shared, source.as_mut(), &health, shutdown).await;
+        let result = {
+            let mut play = pin!(play(&shared, source.as_mut(), &health, &told));
+            tokio::select! {
+                result = &mut play => result,
+                () = shutdown => {
+                    told.cancel();
+                    play.await
+                }
+            }
+        };
 
         health.set(Some("stopping".to_owned()));
         stop.cancel();
         let deadline = Instant::now() + STOP_PART;
+        let mut panicked = None;
         while let Ok(Some(ended)) = timeout_at(deadline, relay.join_next()).await {
-            if let Err(error) = ended {
-                tracing::error!(participant = shared.participant.name(), %error, "a task of the relay panicked");
-            }
+            panicked = panicked.or(ended.err());
         }
         let closed = timeout(STOP_PART * 2, source.close()).await;
         result?;
+        if let Some(panic) = panicked {
+            return Err(Error::Relay { participant: shared.participant.name().to_owned(), panic: panic.to_string() });
+        }
         match closed {
             Ok(closed) => Ok(closed?),
             // Nothing is lost: the ledger, not the group, knows what is settled.
@@ -258,9 +309,29 @@ impl Node {
         Ok(busy || !self.waiting_calls.is_empty())
     }
 
+    /// Forgets what is old and counts what waits, for a driver that owns the time. Returns how many sagas were forgotten.
+    pub async fn keep_house(&self) -> Result<u64, Error> {
+        Housekeeping::new(self.shared.clone(), self.retention).round().await
+    }
+
     /// One sweep of the outbox, for a driver that owns the time. Returns how many rows a crash had left.
     pub async fn sweep(&self) -> Result<usize, Error> {
         self.publisher.sweeper().sweep().await
+    }
+}
+
+/// Tells everybody to stop when the work ends, however it ends.
+async fn with_guard(work: impl Future<Output = ()>, told: CancellationToken) {
+    let _ends = told.drop_guard();
+    work.await;
+}
+
+/// Now and then, while the participant plays.
+async fn keep_house(mut housekeeping: Housekeeping, stop: CancellationToken) {
+    let mut ticks = interval(KEEP_HOUSE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        stop.run_until_cancelled(housekeeping.try_round()).await;
     }
 }
 
@@ -269,10 +340,10 @@ async fn play(
     shared: &Shared,
     source: &mut dyn Source,
     health: &Health,
-    shutdown: impl Future<Output = ()> + Send,
+    told: &CancellationToken,
 ) -> Result<(), Error> {
-    let mut calls = JoinSet::<Option<Answer>>::new();
-    let result = rounds(shared, source, health, shutdown, &mut calls).await;
+    let mut calls = JoinSet::<Answer>::new();
+    let result = rounds(shared, source, health, told, &mut calls).await;
     finish_calls(shared, &mut calls).await;
     result
 }
@@ -282,10 +353,9 @@ async fn rounds(
     shared: &Shared,
     source: &mut dyn Source,
     health: &Health,
-    shutdown: impl Future<Output = ()> + Send,
-    calls: &mut JoinSet<Option<Answer>>,
+    told: &CancellationToken,
+    calls: &mut JoinSet<Answer>,
 ) -> Result<(), Error> {
-    let mut shutdown = pin!(shutdown);
     let permits = Arc::new(Semaphore::new(CALLS));
     let limit = Limit::default();
     let mut ticks = interval(DUE_EVERY);
@@ -295,7 +365,7 @@ async fn rounds(
         let room = calls.len() < CALLS_QUEUED && shared.relay.backlog() < RELAY_BACKLOG;
         tokio::select! {
             biased;
-            () = &mut shutdown => return Ok(()),
+            () = told.cancelled() => return Ok(()),
             // Before the two that can be ready all the time: at most ten of these a second.
             _ = ticks.tick() => {
                 health.set(match source.status() {
@@ -333,7 +403,7 @@ async fn rounds(
         // An answer that is here already makes the takeover of its lease needless: answers first.
         items.sort_by_key(|item| !matches!(item, Item::Answer(_)));
         let mut settled = Settled::default();
-        let result = settle_until(shared, health, &items, &mut settled, shutdown.as_mut()).await;
+        let result = settle_until(shared, health, &items, &mut settled, told).await;
         // What has committed goes out, whatever became of the rest.
         shared.relay.publish(settled.outbox);
         for call in settled.calls {
@@ -353,11 +423,26 @@ async fn settle_until(
     health: &Health,
     items: &[Item],
     out: &mut Settled,
-    mut shutdown: std::pin::Pin<&mut (impl Future<Output = ()> + Send)>,
+    told: &CancellationToken,
 ) -> Result<bool, Error> {
     let mut wait = Duration::from_millis(50);
     loop {
-        let error = match settle(shared, items, out).await {
+        // Dropped in mid-air it is rolled back, or has committed: either way the deliveries come again and the ledger knows.
+        let late = async {
+            told.cancelled().await;
+            sleep(STOP_PART * 2).await;
+        };
+        let settled = tokio::select! {
+            settled = settle(shared, items, out) => settled,
+            () = late => {
+                tracing::warn!(
+                    participant = shared.participant.name(),
+                    "the last batch is given up: its steps are too slow for a stop"
+                );
+                return Ok(false);
+            }
+        };
+        let error = match settled {
             Ok(()) => return Ok(true),
             Err(error @ Error::Database { .. }) => error,
             Err(fatal) => return Err(fatal),
@@ -369,8 +454,8 @@ async fn settle_until(
             "the database is away or overloaded: consumption pauses, next probe in {wait:?}"
         );
         tokio::select! {
-            () = sleep_until(Instant::now() + wait) => wait = (wait * 2).min(PROBE),
-            () = shutdown.as_mut() => return Ok(false),
+            () = sleep(wait) => wait = (wait * 2).min(PROBE),
+            () = told.cancelled() => return Ok(false),
         }
     }
 }
@@ -406,22 +491,16 @@ fn consumed(shared: &Shared, items: &[Item]) {
     }
 }
 
-fn spawn_call(calls: &mut JoinSet<Option<Answer>>, shared: Shared, permits: Arc<Semaphore>, call: Call) {
+fn spawn_call(calls: &mut JoinSet<Answer>, shared: Shared, permits: Arc<Semaphore>, call: Call) {
     calls.spawn(async move {
-        let _permit = permits.acquire_owned().await.ok()?;
-        // A call that waited so long that its lease might end under it is left to whoever takes the lease over.
-        let timeout = shared.participant.steps()[call.step].timeout();
-        let ends = shared.clock.now().saturating_add(millis(timeout));
-        if ends > call.lease_until {
-            return None;
-        }
-        Some(call.make(&shared).await)
+        let _permit = permits.acquire_owned().await;
+        call.make(&shared).await
     });
 }
 
-fn answered(shared: &Shared, ended: Result<Option<Answer>, tokio::task::JoinError>) -> Option<Item> {
+fn answered(shared: &Shared, ended: Result<Answer, tokio::task::JoinError>) -> Option<Item> {
     match ended {
-        Ok(answer) => answer.map(Item::Answer),
+        Ok(answer) => Some(Item::Answer(answer)),
         Err(error) => {
             // A step's own panic is caught before; the lease will be taken over.
             tracing::error!(participant = shared.participant.name(), %error, "a call was lost");
@@ -431,7 +510,7 @@ fn answered(shared: &Shared, ended: Result<Option<Answer>, tokio::task::JoinErro
 }
 
 /// Answers that come soon are settled; the other calls are given up, and their leases released for the next instance.
-async fn finish_calls(shared: &Shared, calls: &mut JoinSet<Option<Answer>>) {
+async fn finish_calls(shared: &Shared, calls: &mut JoinSet<Answer>) {
     let deadline = Instant::now() + STOP_PART;
     while let Ok(Some(ended)) = timeout_at(deadline, calls.join_next()).await {
         let Some(item) = answered(shared, ended) else { continue };
@@ -461,10 +540,21 @@ async fn sweep(sweeper: Sweeper, stop: CancellationToken) {
     let mut ticks = interval(SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        match stop.run_until_cancelled(sweeper.sweep()).await {
-            None | Some(Ok(0)) => {}
-            Some(Ok(rows)) => tracing::info!(rows, "published events that an earlier process had left in the outbox"),
-            Some(Err(error)) => tracing::warn!(error = chain(&error), "the outbox could not be swept"),
+        // A full sweep is not the last one.
+        loop {
+            match stop.run_until_cancelled(sweeper.sweep()).await {
+                None | Some(Ok(0)) => break,
+                Some(Ok(rows)) => {
+                    tracing::info!(rows, "published events that an earlier process or a broker that was away had left");
+                    if rows < SWEEP_ROWS as usize {
+                        break;
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(error = chain(&error), "the outbox could not be swept");
+                    break;
+                }
+            }
         }
     }
 }

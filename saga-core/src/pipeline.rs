@@ -9,22 +9,27 @@
 //! The invariant: nothing leaves this file before its transaction has committed, and whatever a crash interrupts is either
 //! not written at all (the delivery or the due row comes again) or written whole (the ledger absorbs the repetition).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
     call::{Answer, Call},
+    clock::millis,
     envelope::{Delivery, Envelope},
     error::Error,
     id::{ReactionId, SagaId},
     node::Shared,
     observer::Measure,
-    reaction::{Fold, KnownFailure},
-    store::OutboxRow,
+    reaction::{Absent, Fold, KnownFailure},
+    retention::LEAST,
+    store::{LedgerRow, OutboxRow, Tx, WorkRow},
     transport::Position,
 };
+
+/// Reactions that are woken at once when their step recovers; what exceeds them has its own time, at most half a minute away.
+const WOKEN: u32 = 2_000;
 
 /// Something to settle.
 #[derive(Debug, Clone)]
@@ -170,10 +175,13 @@ async fn attempt(
     if !again.is_empty() {
         work.extend(tx.work_rows(&again).await?);
     }
-    let malformed: Vec<ReactionId> = arrivals.iter().filter_map(Arrival::malformed).collect();
-    let discarded = if malformed.is_empty() { Vec::new() } else { tx.discarded(&malformed).await? };
+    // Nothing. Asked under the lock: whoever forgets a saga holds it, and has raised the horizon before.
+    let forgotten = forgotten(&mut tx, shared.clock.now(), &sagas, &ledger, &work).await?;
+    // Nothing. Of what has no ledger row that could tell, and is rare: messages that are no event, and what comes of forgotten sagas.
+    let unknown: Vec<ReactionId> = arrivals.iter().flat_map(|arrival| arrival.unknown(shared, &forgotten)).collect();
+    let discarded = if unknown.is_empty() { Vec::new() } else { tx.discarded(&unknown).await? };
 
-    let mut fold = Fold::new(shared, tx, ledger, work, discarded, known);
+    let mut fold = Fold::new(shared, tx, ledger, work, known, Absent { forgotten, discarded });
     for arrival in arrivals {
         // Nothing: the steps' own writes are in the same transaction.
         fold.settle(arrival).await?;
@@ -188,9 +196,38 @@ async fn attempt(
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
     }
+    for (step, direction) in done.recovered {
+        // What waited for the end of an outage need not wait for its own time. Losing this loses only that time.
+        let woken = shared.store.work_wake(shared.contracts[step].name, direction, shared.clock.now(), WOKEN).await;
+        if let Err(error) = woken {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the work of a step that recovered was not woken");
+        }
+    }
     let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
     shared.observer.measure(shared.participant.name(), &measure);
     Ok(Settled { outbox: done.changes.outbox, calls: done.calls, positions: positions(items) })
+}
+
+/// Sagas of which this participant knows nothing because they are older than its memory. A row that blocks nobody (such as the one
+/// that says so) is no memory.
+async fn forgotten(
+    tx: &mut Tx,
+    now: i64,
+    sagas: &[SagaId],
+    ledger: &[LedgerRow],
+    work: &[WorkRow],
+) -> Result<BTreeSet<SagaId>, Error> {
+    let young = now.saturating_sub(millis(LEAST));
+    let mut unknown: BTreeSet<SagaId> =
+        sagas.iter().filter(|saga| saga.started_at().is_some_and(|at| at < young)).copied().collect();
+    for known in ledger.iter().map(|row| row.saga).chain(work.iter().filter(|row| row.blocks).map(|row| row.saga)) {
+        unknown.remove(&known);
+    }
+    if !unknown.is_empty() {
+        let horizon = tx.horizon().await?;
+        unknown.retain(|saga| saga.started_at().is_some_and(|at| at < horizon));
+    }
+    Ok(unknown)
 }
 
 /// An item with what could be read of it before the transaction.
@@ -234,9 +271,20 @@ impl<'i> Arrival<'i> {
         if let Arrival::Again(id, _) = self { Some(*id) } else { None }
     }
 
-    fn malformed(&self) -> Option<ReactionId> {
-        let Arrival::Malformed(delivery, _) = self else { return None };
-        Some(ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset))
+    /// The reactions to it that no ledger row knows anything of.
+    fn unknown(&self, shared: &Shared, forgotten: &BTreeSet<SagaId>) -> Vec<ReactionId> {
+        match self {
+            Arrival::Malformed(delivery, _) => {
+                vec![ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset)]
+            }
+            Arrival::Event(_, event) if forgotten.contains(&event.saga) => {
+                let id = |(step, direction): (usize, _)| {
+                    ReactionId::derive(event.saga, shared.contracts[step].name, direction, &event.id)
+                };
+                shared.reactions(&event.event_type).into_iter().map(id).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn saga(&self) -> Option<SagaId> {

@@ -16,7 +16,7 @@ use crate::{
 
 /// Makes those of these reactions due now that are stuck or deferred, and returns them as they are then; the others were settled
 /// meanwhile, wait behind another row and follow it, or are being called. One transaction, under the locks of their sagas: so give
-/// it a bounded number.
+/// it a bounded number. What a late answer left behind is no reaction, and is left, too.
 ///
 /// A retry policy starts anew. The attempts go on being counted from where they were, because the other system of a call has seen
 /// them, and a no after an attempt of unknown outcome must still not be believed.
@@ -30,19 +30,25 @@ pub async fn redrive(store: &Store, clock: &Clock, reactions: &[(ReactionId, Sag
     let due = |row: WorkRow| WorkRow {
         state: WorkState::Deferred,
         due_at: Some(now),
-        since: now,
-        forgiven: row.attempts,
+        counted: 0,
+        counted_from: now,
         reason: String::new(),
         ..row
     };
-    let waiting = tx.work_rows(&ids).await?.into_iter();
-    let work: Vec<WorkRow> =
-        waiting.filter(|row| matches!(row.state, WorkState::Stuck | WorkState::Deferred)).map(due).collect();
+    let waits = |row: &WorkRow| matches!(row.state, WorkState::Stuck | WorkState::Deferred) && is_reaction(row);
+    let work: Vec<WorkRow> = tx.work_rows(&ids).await?.into_iter().filter(waits).map(due).collect();
     let changes = Changes { work, ..Changes::default() };
     // A crash before the commit leaves every row as it was; after it, all of them are due.
     tx.write(&changes).await?;
     tx.commit().await?;
     Ok(changes.work)
+}
+
+/// Whether there is something to run. A late answer that contradicts what was settled leaves a row beside the step's own ones, so
+/// that a person learns of it; settling that would only make it disappear.
+pub fn is_reaction(row: &WorkRow) -> bool {
+    let own = |event: Envelope| row.id == ReactionId::derive(row.saga, &row.step, row.direction, &event.id);
+    row.saga.0.is_nil() || Envelope::decode(&row.delivery).map_or(true, own)
 }
 
 /// What a saga's steps at one participant said.
@@ -69,10 +75,10 @@ pub async fn re_emit(
     // Causes before effects, as far as one participant knows.
     ledger.sort_by_key(|row| row.hops);
     let mut said = Said::default();
-    for row in ledger {
+    for row in &ledger {
         let step = row.step.clone();
         let compensation = row.compensation.clone();
-        match (outcome(participant, &row), compensation) {
+        match (outcome(participant, row, &ledger), compensation) {
             (Err(why), None) => said.silent.push((step, why)),
             (forward, compensation) => {
                 said.again.extend(forward.ok().into_iter().chain(compensation).map(|message| (step.clone(), message)));
@@ -91,8 +97,8 @@ pub async fn re_emit(
     Ok(said)
 }
 
-/// What a step's forward emitted, built again from its ledger row.
-pub(crate) fn outcome(participant: &str, row: &LedgerRow) -> Result<Message, &'static str> {
+/// What a step's forward emitted, built again from its ledger row. `saga` are the rows of its saga.
+pub(crate) fn outcome(participant: &str, row: &LedgerRow, saga: &[LedgerRow]) -> Result<Message, &'static str> {
     let kind = match row.state {
         State::Calling => return Err("its call is not answered yet"),
         State::Compensating if row.rejecting => return Err("its rejection waits until the call's key is closed"),
@@ -104,8 +110,11 @@ pub(crate) fn outcome(participant: &str, row: &LedgerRow) -> Result<Message, &'s
     let Some(record) = &row.record else { return Err("it recorded no event") };
     let Some(topic) = &row.record_topic else { return Err("its row is of a version that did not record the topic") };
     let id = EventId::derive(row.saga, participant, &row.step, Direction::Forward, &record.event_type);
-    // A start is its own trigger.
+    // A start is its own trigger, and so is a request, which was caused by the start.
     let starts = id == row.trigger;
+    let start =
+        saga.iter().find(|other| starts && row.hops > 0 && other.hops + 1 == row.hops && is_start(participant, other));
+    let causation = if starts { start.map(|start| start.trigger.clone()) } else { Some(row.trigger.clone()) };
     let compensation_ends = || {
         let mut headers = row.compensation.iter().flat_map(|message| &message.headers);
         headers.any(|(name, _)| name == "ce_sagaending")
@@ -119,7 +128,7 @@ pub(crate) fn outcome(participant: &str, row: &LedgerRow) -> Result<Message, &'s
         time: settled.then_some(row.changed_at),
         subject: row.record_subject.clone(),
         saga: row.saga,
-        causation: (!starts).then(|| row.trigger.clone()),
+        causation,
         step: Some(row.step.clone()),
         kind: Some(kind),
         ending: row.ending.filter(|_| !compensation_ends()),
@@ -129,4 +138,9 @@ pub(crate) fn outcome(participant: &str, row: &LedgerRow) -> Result<Message, &'s
     }
     .encode(topic)
     .map_err(|_| "what it recorded is larger than an event may be")
+}
+
+fn is_start(participant: &str, row: &LedgerRow) -> bool {
+    let own = |event_type| EventId::derive(row.saga, participant, &row.step, Direction::Forward, event_type);
+    row.hops == 0 && row.record.as_ref().is_some_and(|record| own(&record.event_type) == row.trigger)
 }

@@ -26,7 +26,10 @@ const SWEEP_AGE: Duration = Duration::from_secs(5);
 /// How long a claimed row is left to the one who claimed it: longer than a publish takes unless the broker is away.
 const CLAIM: Duration = Duration::from_secs(30);
 /// Rows per sweep: one batch.
-const SWEEP_ROWS: u32 = 500;
+pub(crate) const SWEEP_ROWS: u32 = 500;
+
+/// Committed rows that wait in memory for the broker at most, and a batch: what exceeds them is left to the sweeper.
+const MOST_IN_FLIGHT: usize = 25_000;
 
 /// Hands committed outbox rows to the task that publishes them. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -62,7 +65,8 @@ impl Relay {
 
     /// Publishes committed rows soon. Losing them here loses nothing: they are in the table.
     pub(crate) fn publish(&self, rows: Vec<OutboxRow>) {
-        if rows.is_empty() {
+        // While the broker is away the table keeps them, not the memory.
+        if rows.is_empty() || self.backlog() > MOST_IN_FLIGHT {
             return;
         }
         lock(&self.in_flight).extend(rows.iter().map(|row| row.id));

@@ -15,8 +15,9 @@ use saga_core::{
     id::{ReactionId, SagaId},
     node::Node,
     observer::Unseen,
-    redrive::{re_emit, redrive},
+    redrive::{is_reaction, re_emit, redrive},
     retry::Retry,
+    start::{StartKey, Started},
     step::{CallContext, Direction, Doubt, MustSucceed, give_up, reject, retry},
     store::{Changes, Store, WorkRow, WorkState},
     transport::memory::MemoryBroker,
@@ -46,6 +47,8 @@ event!(NotFetched, "desk.not-fetched.v1");
 event!(Returned, "desk.returned.v1");
 event!(Cancelled, "desk.cancelled.v1");
 event!(Greeted, "desk.greeted.v1");
+event!(Opened, "desk.opened.v1");
+event!(Withdrawn, "desk.withdrawn.v1");
 event!(Answered, "desk.answered.v1");
 
 /// What the steps are told to do next; `Work` when nothing is left.
@@ -175,6 +178,24 @@ impl Local for Greet {
     }
 }
 
+struct Open;
+impl Step for Open {
+    const NAME: &'static str = "open";
+    type On = Never;
+    type Emits = Opened;
+    type Rejects = Never;
+    type CompensatedOn = Never;
+}
+
+struct Withdraw;
+impl Step for Withdraw {
+    const NAME: &'static str = "withdraw";
+    type On = Never;
+    type Emits = Withdrawn;
+    type Rejects = Never;
+    type CompensatedOn = Never;
+}
+
 struct Desk {
     broker: MemoryBroker,
     clock: Clock,
@@ -199,6 +220,8 @@ impl Desk {
 
     fn node(group: &str, broker: &MemoryBroker, clock: &Clock, store: &Store, script: &Script) -> Node {
         let cast = Participant::new("desk")
+            .start(Open)
+            .request(Withdraw)
             .step(Book(script.clone()))
             .external(Fetch(script.clone()))
             .step(Greet(script.clone()));
@@ -420,7 +443,8 @@ async fn a_message_that_was_no_event_is_read_again_by_a_binary_that_knows_better
         since: 5,
         reason: "an older binary could not read it".to_owned(),
         blocks: false,
-        forgiven: 0,
+        counted: 0,
+        counted_from: 5,
     };
     let work = vec![
         message(100, desk.headers(Greeted::TYPE, "g")),
@@ -624,6 +648,61 @@ async fn what_a_saga_said_is_said_again_word_for_word() {
     let again: Vec<_> = desk.published().split_off(8).iter().map(words).collect();
     assert!(compensations.iter().all(|message| again.contains(message)), "{again:#?}");
     assert_eq!(desk.work().await, []);
+}
+
+/// Nothing triggers a start, and a request is caused by the start.
+#[tokio::test]
+async fn what_started_and_what_was_requested_is_said_again_word_for_word() {
+    let mut desk = Desk::new([]).await;
+    let starter = desk.node.starter();
+    let key = StartKey { caller: "test", key: "1", fingerprint: b"" };
+    let begin = async |_: SagaId, _: &mut StepContext<'_>| Ok((Opened {}, ()));
+    let Started::New(saga, ()) = starter.start::<Open, _, _>(key, begin).await.unwrap() else { panic!("a new key") };
+    starter.request::<Withdraw, _>(saga, async |_: &mut StepContext<'_>| Ok(Withdrawn {})).await.unwrap();
+    desk.settle().await;
+    let said = re_emit(&desk.store, &desk.clock, "desk", saga, false).await.unwrap();
+    assert_eq!((said.again.len(), &said.silent), (2, &vec![]));
+    desk.sweep().await;
+    let published = desk.published();
+    assert_eq!(published.len(), 4);
+    for (first, second) in published[..2].iter().zip(&published[2..]) {
+        assert_eq!((&first.headers, &first.body, &first.key), (&second.headers, &second.body, &second.key));
+    }
+}
+
+/// What a late answer left behind is beside the step's reactions: settling it would only make it disappear.
+#[tokio::test]
+async fn what_a_late_answer_left_behind_is_not_redriven() {
+    let mut desk = Desk::new([GiveUp]).await;
+    desk.send(Asked::TYPE, "a").await;
+    let mut late = desk.rows().await.remove(0);
+    late.id = ReactionId(Uuid::from_u128(77));
+    let mut tx = desk.store.begin().await.unwrap();
+    tx.write(&Changes { work: vec![late.clone()], ..Changes::default() }).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(!is_reaction(&late));
+    assert_eq!(desk.redrive().await, 1, "the other one");
+    assert_eq!(desk.rows().await, [late]);
+}
+
+/// An event of a saga that was forgotten is stuck. Discarding it must not make the saga look known, or the next one would run.
+#[tokio::test]
+async fn what_comes_of_a_forgotten_saga_is_discarded_and_the_saga_stays_forgotten() {
+    let mut desk = Desk::new([]).await;
+    desk.clock.advance(Duration::from_secs(7_200));
+    desk.store.prune(desk.clock.now() - 3_600_000, 10).await.unwrap();
+    desk.send(Asked::TYPE, "a").await;
+    assert_eq!(desk.work().await, [waits("book", WorkState::Stuck)]);
+    assert_eq!(desk.redrive().await, 1);
+    assert_eq!(desk.work().await, [waits("book", WorkState::Stuck)], "it is no younger");
+
+    let discarded = desk.discard(false).await.unwrap();
+    assert_eq!(discarded.step, (None, None));
+    desk.deliver_again().await;
+    assert_eq!(desk.work().await, [], "it does not come back");
+    desk.send(Greeted::TYPE, "g").await;
+    assert_eq!(desk.work().await, [waits("greet", WorkState::Stuck)]);
+    assert_eq!((desk.script.seen(), desk.emitted()), (Vec::new(), Vec::new()), "nothing is taken for new");
 }
 
 fn event_type(message: &Message) -> &str {

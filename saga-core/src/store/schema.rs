@@ -67,7 +67,7 @@ pub(super) const LEDGER: [&str; 20] = [
 ];
 
 /// The columns of a work row, in the order in which they are bound.
-pub(super) const WORK: [&str; 20] = [
+pub(super) const WORK: [&str; 21] = [
     "id",
     "saga",
     "step",
@@ -87,7 +87,8 @@ pub(super) const WORK: [&str; 20] = [
     "since",
     "reason",
     "blocks",
-    "forgiven",
+    "counted",
+    "counted_from",
 ];
 
 /// The columns of a discarded row, in the order in which they are bound.
@@ -210,7 +211,8 @@ pub(super) struct WorkCells<U> {
     since: i64,
     reason: String,
     blocks: bool,
-    forgiven: i64,
+    counted: i64,
+    counted_from: i64,
 }
 
 impl<U: Into<Uuid>> TryFrom<WorkCells<U>> for WorkRow {
@@ -246,7 +248,8 @@ impl<U: Into<Uuid>> TryFrom<WorkCells<U>> for WorkRow {
             since: cells.since,
             reason: cells.reason,
             blocks: cells.blocks,
-            forgiven: count(TABLE, cells.forgiven)?,
+            counted: count(TABLE, cells.counted)?,
+            counted_from: cells.counted_from,
         })
     }
 }
@@ -299,7 +302,8 @@ impl<U: Into<Uuid>> TryFrom<DiscardedCells<U>> for DiscardedRow {
             since: cells.since,
             reason: cells.reason,
             blocks: false,
-            forgiven: 0,
+            counted: 0,
+            counted_from: cells.since,
         };
         Ok(Self { work: work.try_into()?, why, who, at })
     }
@@ -380,6 +384,15 @@ pub(super) fn notes_text(notes: &[Note]) -> Result<Option<String>, Error> {
 /// Every row of a query, or the first thing in them that this version does not know.
 pub(super) fn rows<C, R: TryFrom<C, Error = Error>>(cells: Vec<C>) -> Result<Vec<R>, Error> {
     cells.into_iter().map(R::try_from).collect()
+}
+
+/// Rows per state.
+pub(super) fn counts(rows: Vec<(String, i64)>) -> Result<Vec<(WorkState, u64)>, Error> {
+    let parse = |(word, rows): (String, i64)| {
+        let state = WorkState::parse(&word).ok_or_else(|| unknown("work", &word))?;
+        Ok((state, rows.unsigned_abs()))
+    };
+    rows.into_iter().map(parse).collect()
 }
 
 /// Sweepers publish in the order of writing; `RETURNING` promises none.
