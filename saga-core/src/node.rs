@@ -30,6 +30,7 @@ use crate::{
     participant::{Contract, Participant, chain},
     pipeline::{Item, Settled, settle},
     relay::{Publisher, Relay, SWEEP_ROWS, Sweeper},
+    retention::{Housekeeping, Retention},
     start::Starter,
     step::Direction,
     store::Store,
@@ -40,6 +41,8 @@ use crate::{
 const DUE_EVERY: Duration = Duration::from_millis(100);
 /// How often the outbox is swept. A crash costs its last events the sweep's minimum age and this.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often old sagas are forgotten, and waiting rows and overdue sagas counted. As often as metrics are commonly read.
+const KEEP_HOUSE_EVERY: Duration = Duration::from_secs(15);
 /// Calls that go on at the same time in this process.
 const CALLS: usize = 64;
 /// Calls that may wait for their turn before no more deliveries are taken: well within their leases at a second a call.
@@ -62,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) relay: Relay,
     pub(crate) breakers: Arc<Breakers>,
+    /// The topic of its signals, if it publishes any.
+    pub(crate) signals: Option<Arc<str>>,
     /// This process, as the owner of leases.
     pub(crate) instance: Uuid,
 }
@@ -94,6 +99,7 @@ pub struct Node {
     publisher: Publisher,
     health: Health,
     waiting_calls: Vec<Call>,
+    retention: Retention,
     /// Taken from the source by a turn that failed.
     unsettled: Vec<Item>,
 }
@@ -191,9 +197,32 @@ impl Node {
             observer,
             relay,
             breakers,
+            signals: None,
             instance,
         };
-        Ok(Self { shared, source, publisher, health, waiting_calls: Vec::new(), unsettled: Vec::new() })
+        Ok(Self {
+            shared,
+            source,
+            publisher,
+            health,
+            waiting_calls: Vec::new(),
+            retention: Retention::default(),
+            unsettled: Vec::new(),
+        })
+    }
+
+    /// The same node with another memory. By default it forgets nothing.
+    #[must_use]
+    pub fn remembering(self, retention: Retention) -> Self {
+        Self { retention, ..self }
+    }
+
+    /// The same node, which publishes its signals on `topic` ([`signal::TOPIC`](crate::signal::TOPIC) by convention). By default it
+    /// publishes none.
+    #[must_use]
+    pub fn signalling(mut self, topic: &str) -> Self {
+        self.shared.signals = Some(topic.into());
+        self
     }
 
     /// Starts sagas of this participant.
@@ -222,7 +251,10 @@ impl Node {
     /// flushed, offsets stored, the group left. Errors are those that waiting cannot mend.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         self.check().await?;
-        let Self { shared, mut source, publisher, health, .. } = self;
+        let Self { shared, mut source, publisher, health, retention, .. } = self;
+        if retention.forgets() {
+            retention.check(shared.participant.name(), source.retention().await?)?;
+        }
         let stop = CancellationToken::new();
         let told = CancellationToken::new();
         let mut relay = JoinSet::new();
@@ -230,6 +262,7 @@ impl Node {
         // A relay that ends on its own has panicked. Committed events would wait for ever, and readiness would not show it.
         relay.spawn(with_guard(publisher.run(stop.clone()), told.clone()));
         relay.spawn(with_guard(sweep(sweeper, stop.clone()), told.clone()));
+        relay.spawn(with_guard(keep_house(Housekeeping::new(shared.clone(), retention), stop.clone()), told.clone()));
 
         let result = {
             let mut play = pin!(play(&shared, source.as_mut(), &health, &told));
@@ -289,6 +322,11 @@ impl Node {
         Ok(busy || !self.waiting_calls.is_empty())
     }
 
+    /// Forgets what is old and counts what waits, for a driver that owns the time. Returns how many sagas were forgotten.
+    pub async fn keep_house(&self) -> Result<u64, Error> {
+        Housekeeping::new(self.shared.clone(), self.retention).round().await
+    }
+
     /// One sweep of the outbox, for a driver that owns the time. Returns how many rows a crash had left.
     pub async fn sweep(&self) -> Result<usize, Error> {
         self.publisher.sweeper().sweep().await
@@ -299,6 +337,15 @@ impl Node {
 async fn with_guard(work: impl Future<Output = ()>, told: CancellationToken) {
     let _ends = told.drop_guard();
     work.await;
+}
+
+/// Now and then, while the participant plays.
+async fn keep_house(mut housekeeping: Housekeeping, stop: CancellationToken) {
+    let mut ticks = interval(KEEP_HOUSE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        stop.run_until_cancelled(housekeeping.try_round()).await;
+    }
 }
 
 /// The loop of a running participant: wait for anything, take everything that is queued, settle it.

@@ -5,7 +5,7 @@
 use std::{fmt, time::Duration};
 
 use saga_compensation::Kind;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
@@ -164,7 +164,7 @@ fn sorted(topics: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
 }
 
 /// How a step joins the cast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepKind {
     /// [`Participant::start`].
@@ -190,7 +190,7 @@ impl StepKind {
 }
 
 /// What a step declares, as a value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contract {
     /// [`Step::NAME`].
     pub name: &'static str,

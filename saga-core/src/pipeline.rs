@@ -9,19 +9,21 @@
 //! The invariant: nothing leaves this file before its transaction has committed, and whatever a crash interrupts is either
 //! not written at all (the delivery or the due row comes again) or written whole (the ledger absorbs the repetition).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::Instant;
 
 use crate::{
     call::{Answer, Call},
+    clock::millis,
     envelope::{Delivery, Envelope},
     error::Error,
     id::{ReactionId, SagaId},
     node::Shared,
     observer::Measure,
     reaction::{Fold, KnownFailure},
-    store::OutboxRow,
+    retention::LEAST,
+    store::{LedgerRow, OutboxRow, Tx, WorkRow},
     transport::Position,
 };
 
@@ -163,7 +165,10 @@ async fn attempt(
     // Nothing. A statement of its own: a read in the locking statement would see the past.
     let (ledger, work) = tx.read(&sagas).await?;
 
-    let mut fold = Fold::new(shared, tx, ledger, work, known);
+    // Nothing. Asked under the lock: whoever forgets a saga holds it, and has raised the horizon before.
+    let forgotten = forgotten(&mut tx, shared.clock.now(), &sagas, &ledger, &work).await?;
+
+    let mut fold = Fold::new(shared, tx, ledger, work, known, forgotten);
     for arrival in arrivals {
         // Nothing: the steps' own writes are in the same transaction.
         fold.settle(arrival).await?;
@@ -188,6 +193,28 @@ async fn attempt(
     let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
     shared.observer.measure(shared.participant.name(), &measure);
     Ok(Settled { outbox: done.changes.outbox, calls: done.calls, positions: positions(items) })
+}
+
+/// Sagas of which this participant knows nothing because they are older than its memory. A row that blocks nobody (such as the one
+/// that says so) is no memory.
+async fn forgotten(
+    tx: &mut Tx,
+    now: i64,
+    sagas: &[SagaId],
+    ledger: &[LedgerRow],
+    work: &[WorkRow],
+) -> Result<BTreeSet<SagaId>, Error> {
+    let young = now.saturating_sub(millis(LEAST));
+    let mut unknown: BTreeSet<SagaId> =
+        sagas.iter().filter(|saga| saga.started_at().is_some_and(|at| at < young)).copied().collect();
+    for known in ledger.iter().map(|row| row.saga).chain(work.iter().filter(|row| row.blocks).map(|row| row.saga)) {
+        unknown.remove(&known);
+    }
+    if !unknown.is_empty() {
+        let horizon = tx.horizon().await?;
+        unknown.retain(|saga| saga.started_at().is_some_and(|at| at < horizon));
+    }
+    Ok(unknown)
 }
 
 /// An item with what could be read of it before the transaction.

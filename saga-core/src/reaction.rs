@@ -3,7 +3,7 @@
 //! The invariant: *already done?* is asked before *may I?*, and both before the step's own code runs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     panic::AssertUnwindSafe,
     time::Duration,
@@ -28,6 +28,7 @@ use crate::{
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::{Contract, Failure, Ran, StepKind, Wire, chain},
     pipeline::{Aborted, Arrival, is_conflict},
+    signal::{Signal, Tells},
     step::{BoxError, Direction, StepContext},
     store::{Changes, FailedAttempt, KEPT_FAILURES, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
 };
@@ -76,6 +77,8 @@ pub(crate) struct Fold<'f> {
     pub(crate) shared: &'f Shared,
     pub(crate) known: &'f HashMap<ReactionId, KnownFailure>,
     pub(crate) now: i64,
+    /// Older than this participant's memory.
+    forgotten: BTreeSet<SagaId>,
     sagas: BTreeMap<SagaId, SagaRows>,
     pub(crate) done: Folded,
 }
@@ -99,6 +102,7 @@ impl<'f> Fold<'f> {
         ledger: Vec<LedgerRow>,
         work: Vec<WorkRow>,
         known: &'f HashMap<ReactionId, KnownFailure>,
+        forgotten: BTreeSet<SagaId>,
     ) -> Self {
         let mut sagas = BTreeMap::<SagaId, SagaRows>::new();
         for row in ledger {
@@ -115,7 +119,7 @@ impl<'f> Fold<'f> {
             spans: Vec::new(),
             last_ran: None,
         };
-        Self { shared, known, now: shared.clock.now(), sagas, done }
+        Self { shared, known, now: shared.clock.now(), forgotten, sagas, done }
     }
 
     /// Settles one arrival, and then whatever of its saga need not wait any longer.
@@ -189,6 +193,20 @@ impl<'f> Fold<'f> {
             reason,
             "a message is stuck: it is no event that could be reacted to"
         );
+        let signal = Signal {
+            participant: self.shared.participant.name(),
+            step: "",
+            direction: Direction::Forward,
+            saga: SagaId(Uuid::nil()),
+            reaction: id,
+            event: None,
+            attempts: 0,
+            topic: &delivery.topic,
+            partition: delivery.partition,
+            offset: delivery.offset,
+            reason: clip(&reason, MAX_ERROR),
+        };
+        self.signal(Tells::Stuck, &signal, envelope::TraceContext::default());
         self.done.changes.work.retain(|row| row.id != id);
         self.done.changes.work.push(WorkRow {
             id,
@@ -317,6 +335,9 @@ impl<'f> Fold<'f> {
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate); // Its row owns it.
         }
+        if self.forgotten.contains(&saga) {
+            return Ok(self.too_old(current));
+        }
         let step = &self.shared.participant.steps()[current.step];
         let (state, first) = match self.rows(saga).ledger(name) {
             Some(row) => (Some(row.state), row.trigger.clone()),
@@ -363,6 +384,9 @@ impl<'f> Fold<'f> {
         let name = current.contract.name;
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate);
+        }
+        if self.forgotten.contains(&saga) {
+            return Ok(self.too_old(current));
         }
         let now = self.now;
         let rows = self.rows(saga);
@@ -513,6 +537,7 @@ impl<'f> Fold<'f> {
             ending,
             hops,
             trace: trace.unwrap_or_else(|| current.event.trace.clone()),
+            extensions: BTreeMap::new(),
             body,
         }
         .encode(topic)
@@ -536,6 +561,12 @@ impl<'f> Fold<'f> {
         Outcome::Parked
     }
 
+    /// It may have been settled before its saga was forgotten, so that it must not be taken for new.
+    fn too_old(&mut self, current: &Current<'_>) -> Outcome {
+        let reason = "its saga is older than this participant's memory: it may have been settled before".to_owned();
+        self.stick(current, reason, false)
+    }
+
     pub(crate) fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {
         let mut row = self.work_row(current, WorkState::Stuck);
         row.blocks = blocks;
@@ -554,8 +585,33 @@ impl<'f> Fold<'f> {
             reason,
             "a reaction is stuck: it needs a person"
         );
+        self.tell(Tells::Stuck, current, row.attempts, &reason);
         self.rows(current.event.saga).put_work(row);
         Outcome::Stuck(reason)
+    }
+
+    /// Writes a signal about a reaction, where the node publishes signals.
+    fn tell(&mut self, tells: Tells, current: &Current<'_>, attempts: u32, reason: &str) {
+        let signal = Signal {
+            participant: self.shared.participant.name(),
+            step: current.contract.name,
+            direction: current.direction,
+            saga: current.event.saga,
+            reaction: current.id,
+            event: Some(&current.event.id),
+            attempts,
+            topic: &current.delivery.topic,
+            partition: current.delivery.partition,
+            offset: current.delivery.offset,
+            reason,
+        };
+        self.signal(tells, &signal, current.event.trace.clone());
+    }
+
+    fn signal(&mut self, tells: Tells, signal: &Signal<'_>, trace: envelope::TraceContext) {
+        let Some(topic) = &self.shared.signals else { return };
+        let id = self.shared.clock.time_ordered_uuid();
+        self.done.changes.outbox.extend(signal.row(tells, topic, id, self.now, trace));
     }
 
     /// Waits for its step to recover, and is no attempt.
@@ -655,7 +711,7 @@ impl<'f> Fold<'f> {
 
     /// The first failure after the step's patience raises the alarm: told from the one before by their times, so that no row has to
     /// remember it.
-    fn impatient(&self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
+    fn impatient(&mut self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
         let alarm = row.since.saturating_add(millis(patience));
         let before = row.failures.last().map_or(row.since, |last| last.at);
         if before < alarm && alarm <= self.now {
@@ -671,6 +727,7 @@ impl<'f> Fold<'f> {
             );
             let Current { direction, .. } = *current;
             self.measure(&Measure::PatienceExceeded { step: current.contract.name, direction });
+            self.tell(Tells::Impatient, current, row.attempts, &failure.error);
         }
     }
 

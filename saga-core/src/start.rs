@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -246,6 +248,7 @@ impl<'s> Opening<'s> {
                 ending: encoded.event.ending,
                 hops: ledger.hops,
                 trace,
+                extensions: BTreeMap::new(),
                 body: encoded.body,
             }
             .encode(encoded.event.topic)

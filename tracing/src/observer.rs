@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 
 use opentelemetry::{
     Context, KeyValue,
-    metrics::{Counter, Histogram, Meter, UpDownCounter},
+    metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
     trace::{Span as _, SpanKind, Status, TraceContextExt, Tracer},
 };
 use opentelemetry_sdk::trace::SdkTracer;
@@ -239,6 +239,10 @@ struct Meters {
     passed: Counter<u64>,
     breakers_open: UpDownCounter<i64>,
     patience_exceeded: Counter<u64>,
+    forgotten: Counter<u64>,
+    overdue: Gauge<u64>,
+    outbox_rows: Gauge<u64>,
+    work_rows: Gauge<u64>,
     sent: Counter<u64>,
     consumed: Counter<u64>,
 }
@@ -251,6 +255,7 @@ impl Meters {
         ];
         let seconds = |name| meter.f64_histogram(name).with_unit("s").with_boundaries(boundaries.clone()).build();
         let count = |name, unit| meter.u64_counter(name).with_unit(unit).build();
+        let gauge = |name, unit| meter.u64_gauge(name).with_unit(unit).build();
         Self {
             process: seconds(names::PROCESS_DURATION),
             call: seconds(names::CALL_DURATION),
@@ -262,6 +267,10 @@ impl Meters {
             passed: count(names::PASSED, "{event}"),
             breakers_open: meter.i64_up_down_counter(names::BREAKERS_OPEN).with_unit("{step}").build(),
             patience_exceeded: count(names::PATIENCE_EXCEEDED, "{reaction}"),
+            forgotten: count(names::FORGOTTEN, "{saga}"),
+            overdue: gauge(names::OVERDUE, "{saga}"),
+            outbox_rows: gauge(names::OUTBOX_ROWS, "{event}"),
+            work_rows: gauge(names::WORK_ROWS, "{reaction}"),
             sent: count(names::SENT_MESSAGES, "{message}"),
             consumed: count(names::CONSUMED_MESSAGES, "{message}"),
         }
@@ -291,6 +300,12 @@ impl Meters {
             }
             Measure::PatienceExceeded { step, direction } => {
                 self.patience_exceeded.add(1, &reaction(participant, step, *direction));
+            }
+            Measure::Forgotten { sagas } => self.forgotten.add(*sagas, &[participant]),
+            Measure::Overdue { sagas } => self.overdue.record(*sagas, &[participant]),
+            Measure::Outbox { rows } => self.outbox_rows.record(*rows, &[participant]),
+            Measure::Work { state, rows } => {
+                self.work_rows.record(*rows, &[participant, KeyValue::new(names::WORK_STATE, state.as_str())]);
             }
             Measure::Started => self.started.add(1, &[participant]),
             Measure::Published { topic, messages: sent } => {

@@ -402,6 +402,27 @@ impl Store {
         on!(Self, self, store => store.ledger_steps().await)
     }
 
+    /// Sagas that started before this time were forgotten, in milliseconds since the Unix epoch; 0 when none were.
+    pub async fn horizon(&self) -> Result<i64, Error> {
+        on!(Self, self, store => store.horizon().await)
+    }
+
+    /// Raises the horizon to `before` (milliseconds since the Unix epoch; it is never lowered) and forgets up to `limit` whole sagas
+    /// that started earlier, none that waits for something. Returns how many were forgotten.
+    pub async fn prune(&self, before: i64, limit: u32) -> Result<u64, Error> {
+        on!(Self, self, store => store.prune(before, limit).await)
+    }
+
+    /// Sagas whose step `start` is done and that have no ending here, with ids from `from` up to and without `to`, at most `limit`.
+    pub async fn open_sagas(&self, start: &str, from: SagaId, to: SagaId, limit: u32) -> Result<Vec<SagaId>, Error> {
+        on!(Self, self, store => store.open_sagas(start, from, to, limit).await)
+    }
+
+    /// How many rows of the work table there are in each state.
+    pub async fn work_counts(&self) -> Result<Vec<(WorkState, u64)>, Error> {
+        on!(Self, self, store => store.work_counts().await)
+    }
+
     /// Fails when the database cannot be used, or the tables are not those of this version.
     pub async fn check(&self) -> Result<(), Error> {
         on!(Self, self, store => store.check().await)
@@ -418,6 +439,11 @@ impl Tx {
     /// the past (PostgreSQL takes its snapshot before it waits for the lock).
     pub async fn read(&mut self, sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
         on!(Self, self, tx => tx.read(sagas).await)
+    }
+
+    /// See [`Store::horizon`]. A statement of its own after [`Tx::lock`], like [`Tx::read`].
+    pub async fn horizon(&mut self) -> Result<i64, Error> {
+        on!(Self, self, tx => tx.horizon().await)
     }
 
     /// Writes in bulk. [`Error::Transition`] when a row is not in the state that it was expected in.

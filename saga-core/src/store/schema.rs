@@ -265,6 +265,15 @@ pub(super) fn rows<C, R: TryFrom<C, Error = Error>>(cells: Vec<C>) -> Result<Vec
     cells.into_iter().map(R::try_from).collect()
 }
 
+/// Rows per state.
+pub(super) fn counts(rows: Vec<(String, i64)>) -> Result<Vec<(WorkState, u64)>, Error> {
+    let parse = |(word, rows): (String, i64)| {
+        let state = WorkState::parse(&word).ok_or_else(|| unknown("work", &word))?;
+        Ok((state, rows.unsigned_abs()))
+    };
+    rows.into_iter().map(parse).collect()
+}
+
 /// Sweepers publish in the order of writing; `RETURNING` promises none.
 pub(super) fn oldest_first(mut rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
     rows.sort_unstable_by_key(|row| (row.created_at, row.id));

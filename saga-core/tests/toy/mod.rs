@@ -83,6 +83,10 @@ impl Script {
     pub fn let_go(&self) {
         self.1.notify_waiters();
     }
+    /// What comes next.
+    pub fn then(&self, todo: Todo) {
+        self.0.lock().unwrap().0.push_back(todo);
+    }
     /// From now on everything works.
     pub fn forget(&self) {
         self.0.lock().unwrap().0.clear();
@@ -226,7 +230,7 @@ pub struct Toy {
 
 impl Toy {
     pub async fn new(todo: impl IntoIterator<Item = Todo>) -> Self {
-        let broker = MemoryBroker::new(&[("toy", 3)]);
+        let broker = MemoryBroker::new(&[("toy", 3), (saga_core::signal::TOPIC, 1)]);
         let clock = Clock::manual(1_800_000_000_000, 7);
         let store = Store::connect("sqlite::memory:", "toy").await.unwrap();
         store.migrate().await.unwrap();
