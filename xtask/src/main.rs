@@ -1,5 +1,6 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
+mod chaos;
 mod demo;
 mod test;
 
@@ -20,6 +21,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Chaos(chaos::Args),
     Demo(demo::Args),
     Test(test::Args),
 }
@@ -29,6 +31,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = async {
         match cli.command {
+            Command::Chaos(args) => chaos::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Test(args) => test::run(args).await,
         }

@@ -53,7 +53,8 @@ fn tells(row: &Ledger, event: &Event) -> bool {
     let states: &[&str] = match event.outcome.as_str() {
         "done" => &["done", "compensating", "compensated"],
         "rejected" if row.rejecting => &["compensated"],
-        "rejected" => &["rejected", "void"],
+        // A no of another system is closed, too, when a compensation comes: nobody knows what else travels.
+        "rejected" => &["rejected", "void", "compensating", "compensated"],
         "compensated" => &["compensated"],
         "nothingdone" => &["void"],
         _ => &[],
