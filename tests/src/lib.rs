@@ -11,4 +11,5 @@ pub mod processes;
 pub mod scenario;
 pub mod stage;
 pub mod support;
+pub mod trace;
 pub mod world;

@@ -2,6 +2,9 @@
 
 mod chaos;
 mod demo;
+mod jaeger;
+mod pace;
+mod servers;
 mod test;
 
 use std::process::ExitCode;
@@ -23,6 +26,8 @@ struct Cli {
 enum Command {
     Chaos(chaos::Args),
     Demo(demo::Args),
+    Servers(servers::Args),
+    JaegerCheck(jaeger::Args),
     Test(test::Args),
 }
 
@@ -33,6 +38,8 @@ async fn main() -> ExitCode {
         match cli.command {
             Command::Chaos(args) => chaos::run(args).await,
             Command::Demo(args) => demo::run(args).await,
+            Command::Servers(args) => servers::run(args).await,
+            Command::JaegerCheck(args) => jaeger::run(args).await,
             Command::Test(args) => test::run(args).await,
         }
     };

@@ -131,6 +131,12 @@ impl Guarded {
         self.child.wait().await
     }
 
+    /// The process id of the child, or none after it ended.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// The status of a child that has ended by itself, or none while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
