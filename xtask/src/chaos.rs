@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// How fast customers order
     #[arg(long, default_value_t = 20.0, value_name = "R")]
     orders_per_second: f64,
+    /// Also let a process die at each labelled point, so many times; builds the services with the feature `harness`
+    #[arg(long, value_name = "TIMES", default_value_t = 0, default_missing_value = "5", num_args = 0..=1)]
+    points: usize,
     /// How many clean stops to measure after the faults
     #[arg(long, default_value_t = 54)]
     stops: usize,
@@ -44,7 +47,8 @@ pub(crate) struct Args {
 
 /// Exit code 0 when every invariant holds, everything came to rest in time, and every clean stop was one.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let mut build = crate::test::cargo(&["build", "--workspace", "--bins"]);
+    let harness: &[&str] = if args.points > 0 { &["--features", "saga-services/harness"] } else { &[] };
+    let mut build = crate::test::cargo(&[&["build", "--workspace", "--bins"], harness].concat());
     ensure!(Guarded::spawn(&mut build)?.wait().await?.success(), "the services do not build");
     let directory = match args.directory {
         Some(directory) => directory,
@@ -60,6 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         chaos: Duration::try_from_secs_f64(args.minutes * 60.0).context("not a number of minutes")?,
         seed: args.seed,
         rate: args.orders_per_second,
+        points: args.points,
         stops: args.stops,
         quiet_within: Duration::from_secs(args.quiet_within),
         directory,
@@ -94,6 +99,9 @@ fn print(options: &Options, report: &Report) {
     for (name, quiet) in &report.after_kill {
         println!("quiet {} after kill -9 of {name} under load", seconds(*quiet));
     }
+    if options.points > 0 {
+        println!("died at each labelled point: {:?}; quiet {} later", report.points, seconds(report.after_points));
+    }
     for in_peace in [false, true] {
         let count = report.stops.iter().filter(|stop| stop.in_peace == in_peace).count();
         let when = if in_peace { "under load" } else { "amid faults" };
@@ -117,6 +125,9 @@ fn failures(options: &Options, report: &Report) -> Vec<String> {
     }
     if report.quiet.is_none_or(|quiet| quiet > options.quiet_within) {
         failures.push(format!("not quiet within {:?} of the last fault", options.quiet_within));
+    }
+    if report.after_points.is_none() || report.after_kill.values().any(Option::is_none) {
+        failures.push("never quiet again after a process had died".to_owned());
     }
     for stop in report.stops.iter().filter(|stop| stop.took > STOP_LIMIT || (stop.in_peace && stop.code != Some(0))) {
         failures.push(format!("{} stopped after {:?} with code {:?}", stop.instance, stop.took, stop.code));

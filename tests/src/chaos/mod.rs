@@ -14,6 +14,7 @@ pub mod fault;
 pub mod inspection;
 pub mod instance;
 pub mod journal;
+pub mod points;
 pub mod proxy;
 pub mod run;
 pub mod shop;

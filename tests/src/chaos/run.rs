@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     customers::{Customers, Tally},
     fault::plan,
+    points::die_at_each,
     shop::{Shop, Stopped},
 };
 use crate::processes::PARTICIPANTS;
@@ -33,6 +34,8 @@ pub struct Options {
     pub seed: u64,
     /// Orders a second.
     pub rate: f64,
+    /// How often to let a process die at each labelled point.
+    pub points: usize,
     /// How many stops to measure in peace.
     pub stops: usize,
     /// The longest time to quiet.
@@ -54,6 +57,10 @@ pub struct Report {
     pub quiet: Option<Duration>,
     /// Seconds from `kill -9` of a service under load to quiet; none when it never came.
     pub after_kill: BTreeMap<String, Option<Duration>>,
+    /// How often a process died at each labelled point.
+    pub points: BTreeMap<String, usize>,
+    /// Seconds from the last of these to quiet; none when it never came.
+    pub after_points: Option<Duration>,
     /// Stops.
     pub stops: Vec<Stopped>,
     /// Who ended by itself, and with which words.
@@ -87,6 +94,20 @@ pub async fn run(options: &Options) -> Result<Report> {
         };
         after_kill.insert(name.to_owned(), with_load(&shop, &customers, options, kill).await?);
     }
+    let mut points = BTreeMap::<String, usize>::new();
+    let mut after_points = Some(Duration::ZERO);
+    if options.points > 0 {
+        eprintln!("after a kill: {after_kill:?}; now each labelled point");
+        let all = async {
+            let [order, payment, shipping] = PARTICIPANTS.map(|name| die_at_each(&shop, name, options.points));
+            let (order, payment, shipping) = tokio::try_join!(order, payment, shipping)?;
+            for (point, count) in order.into_iter().chain(payment).chain(shipping) {
+                *points.entry(point).or_default() += count;
+            }
+            Ok(())
+        };
+        after_points = with_load(&shop, &customers, options, all).await?;
+    }
     eprintln!("after a kill: {after_kill:?}; now {} stops", options.stops);
     let last = with_load(&shop, &customers, options, stops(&shop, options.stops)).await?;
     watching.cancel();
@@ -98,8 +119,10 @@ pub async fn run(options: &Options) -> Result<Report> {
         faults: shop.journal().counts(),
         sprung: shop.sprung(),
         tally: customers.tally(),
-        quiet: quiet.and(last).and(quiet),
+        quiet: last.and(quiet),
         after_kill,
+        points,
+        after_points,
         stops: shop.stops(),
         exits: shop.exits(),
         holds,
