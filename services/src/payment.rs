@@ -39,7 +39,7 @@ impl Step for ChargeCustomer {
     const NAME: &'static str = "charge-customer";
     /// A little longer than the client waits. Whoever is killed during a call holds its lease for this and a margin, and the
     /// customer waits as long.
-    const TIMEOUT: Duration = Duration::from_secs(12);
+    const TIMEOUT: Duration = Duration::from_secs(7);
     type On = OrderPlaced;
     type Emits = PaymentCharged;
     type Rejects = PaymentDeclined;
