@@ -197,28 +197,7 @@ impl<'f> Fold<'f> {
         if self.absent.discarded.contains(&id) {
             return; // Delivered again; a person has looked at it before.
         }
-        tracing::error!(
-            participant = self.shared.participant.name(),
-            topic = %delivery.topic,
-            partition = delivery.partition,
-            offset = delivery.offset,
-            reason,
-            "a message is stuck: it is no event that could be reacted to"
-        );
-        let signal = Signal {
-            participant: self.shared.participant.name(),
-            step: "",
-            direction: Direction::Forward,
-            saga: SagaId(Uuid::nil()),
-            reaction: id,
-            event: None,
-            attempts: 0,
-            topic: &delivery.topic,
-            partition: delivery.partition,
-            offset: delivery.offset,
-            reason: clip(&reason, MAX_ERROR),
-        };
-        self.signal(Tells::Stuck, &signal, envelope::TraceContext::default());
+        self.tell_malformed(id, delivery, &reason);
         self.done.changes.work.retain(|row| row.id != id);
         self.done.changes.work.push(WorkRow {
             id,
@@ -240,6 +219,32 @@ impl<'f> Fold<'f> {
         });
     }
 
+    /// Says that a message is stuck: in the log, and by a signal.
+    fn tell_malformed(&mut self, id: ReactionId, delivery: &Delivery, reason: &str) {
+        tracing::error!(
+            participant = self.shared.participant.name(),
+            topic = %delivery.topic,
+            partition = delivery.partition,
+            offset = delivery.offset,
+            reason,
+            "a message is stuck: it is no event that could be reacted to"
+        );
+        let signal = Signal {
+            participant: self.shared.participant.name(),
+            step: "",
+            direction: Direction::Forward,
+            saga: SagaId(Uuid::nil()),
+            reaction: id,
+            event: None,
+            attempts: 0,
+            topic: &delivery.topic,
+            partition: delivery.partition,
+            offset: delivery.offset,
+            reason: clip(reason, MAX_ERROR),
+        };
+        self.signal(Tells::Stuck, &signal, envelope::TraceContext::default());
+    }
+
     /// A stuck message that a person redrives: this binary may know better what to make of its bytes than the one that kept them.
     async fn again(&mut self, id: ReactionId, message: Arrival<'_>) -> Result<(), Aborted> {
         let now = self.now;
@@ -248,7 +253,8 @@ impl<'f> Fold<'f> {
         else {
             return Ok(()); // Another instance was faster, or it was discarded.
         };
-        if let Arrival::Malformed(_, reason) = message {
+        if let Arrival::Malformed(delivery, reason) = message {
+            self.tell_malformed(id, delivery, &reason);
             let reason = clip(&reason, MAX_ERROR).to_owned();
             self.rows(nobody).put_work(WorkRow { state: WorkState::Stuck, due_at: None, reason, ..row });
             return Ok(());

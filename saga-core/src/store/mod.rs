@@ -397,6 +397,22 @@ impl Store {
         on!(Self, self, store => store.migrate().await)
     }
 
+    /// The first row of a query outside any transaction, if there is one: for whoever shows what a participant's tables say. On SQLite
+    /// it waits for nobody who writes.
+    pub async fn fetch_optional<T: Row, P: Params>(&self, sql: &'static str, params: P) -> Result<Option<T>, Error> {
+        let row = match self {
+            Self::Postgres(store) => {
+                let params = params.postgres().map_err(Error::database("binding parameters"))?;
+                sqlx::query_as_with(sql, params).fetch_optional(store.reader()).await
+            }
+            Self::Sqlite(store) => {
+                let params = params.sqlite().map_err(Error::database("binding parameters"))?;
+                sqlx::query_as_with(sql, params).fetch_optional(store.reader()).await
+            }
+        };
+        row.map_err(Error::database("reading"))
+    }
+
     /// Begins a transaction that may write.
     pub async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {

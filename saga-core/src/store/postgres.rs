@@ -314,6 +314,10 @@ impl Postgres {
         Ok(found)
     }
 
+    pub(super) fn reader(&self) -> &PgPool {
+        &self.pool
+    }
+
     pub(super) async fn begin(&self) -> Result<Tx, Error> {
         // Under REPEATABLE READ, which a database may have as its default, a read after the lock would see the past.
         let tx = self

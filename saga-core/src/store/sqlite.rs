@@ -341,6 +341,10 @@ impl Sqlite {
         Ok(found)
     }
 
+    pub(super) fn reader(&self) -> &SqlitePool {
+        &self.readers
+    }
+
     pub(super) async fn begin(&self) -> Result<Tx, Error> {
         let tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(Error::database("beginning a transaction"))?;
         Ok(Tx { tx, sql: Arc::clone(&self.sql), failed: false })
