@@ -238,19 +238,27 @@ impl Node {
     /// Refuses tables of another version, and a ledger that names steps which this binary lacks: it would take their
     /// repetitions for something new.
     pub async fn check(&self) -> Result<(), Error> {
-        self.shared.store.check().await?;
-        let mut steps = self.shared.store.ledger_steps().await?;
-        steps.retain(|step| !self.shared.contracts.iter().any(|contract| contract.name == step));
-        if steps.is_empty() {
-            return Ok(());
-        }
-        Err(Error::UnknownSteps { participant: self.shared.participant.name().to_owned(), steps })
+        check(&self.shared).await
     }
 
     /// Plays the part until `shutdown`, then stops within 5 s: no more consumption, the batch finished, leases released, events
     /// flushed, offsets stored, the group left. Errors are those that waiting cannot mend.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        self.check().await?;
+        let mut shutdown = pin!(shutdown);
+        while let Err(error) = check(&self.shared).await {
+            let Error::Database { .. } = error else { return Err(error) };
+            // Away, or too busy with what else uses its connections: waited for, as later on.
+            self.health.set(Some(chain(&error)));
+            tracing::warn!(
+                participant = self.shared.participant.name(),
+                error = chain(&error),
+                "the database is away: nothing is consumed before it is there"
+            );
+            tokio::select! {
+                () = sleep(PROBE) => {}
+                () = &mut shutdown => return Ok(()),
+            }
+        }
         let Self { shared, mut source, publisher, health, retention, .. } = self;
         if retention.forgets() {
             retention.check(shared.participant.name(), source.retention().await?)?;
@@ -268,7 +276,7 @@ impl Node {
             let mut play = pin!(play(&shared, source.as_mut(), &health, &told));
             tokio::select! {
                 result = &mut play => result,
-                () = shutdown => {
+                () = &mut shutdown => {
                     told.cancel();
                     play.await
                 }
@@ -331,6 +339,17 @@ impl Node {
     pub async fn sweep(&self) -> Result<usize, Error> {
         self.publisher.sweeper().sweep().await
     }
+}
+
+/// See [`Node::check`]. A function of what can be shared, so that [`Node::run`] can be spawned.
+async fn check(shared: &Shared) -> Result<(), Error> {
+    shared.store.check().await?;
+    let mut steps = shared.store.ledger_steps().await?;
+    steps.retain(|step| !shared.contracts.iter().any(|contract| contract.name == step));
+    if steps.is_empty() {
+        return Ok(());
+    }
+    Err(Error::UnknownSteps { participant: shared.participant.name().to_owned(), steps })
 }
 
 /// Tells everybody to stop when the work ends, however it ends.

@@ -5,6 +5,7 @@
 #[derive(Debug)]
 pub struct Readme;
 
+pub mod chaos;
 pub mod otlp;
 pub mod processes;
 pub mod scenario;

@@ -1,5 +1,6 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
+mod chaos;
 mod demo;
 mod jaeger;
 mod pace;
@@ -23,6 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Chaos(chaos::Args),
     Demo(demo::Args),
     Servers(servers::Args),
     JaegerCheck(jaeger::Args),
@@ -34,6 +36,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = async {
         match cli.command {
+            Command::Chaos(args) => chaos::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Servers(args) => servers::run(args).await,
             Command::JaegerCheck(args) => jaeger::run(args).await,
