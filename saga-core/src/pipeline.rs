@@ -17,6 +17,7 @@ use crate::{
     call::{Answer, Call},
     envelope::{Delivery, Envelope},
     error::Error,
+    harness::reach,
     id::{ReactionId, SagaId},
     node::Shared,
     observer::Measure,
@@ -153,12 +154,20 @@ async fn attempt(
     sagas.sort_unstable();
     sagas.dedup();
 
+    #[cfg(feature = "harness")]
+    let past = crate::harness::past(shared, &sagas).await?;
+    reach!(shared.harness, Taken);
     // A crash here leaves nothing: the source still has the deliveries, the table still has the rows.
     let mut tx = shared.store.begin().await?;
+    reach!(shared.harness, Begun);
     // Nothing; the locks go with the connection. From here on no other transaction of this participant sees these sagas.
     tx.lock(&sagas).await?;
+    reach!(shared.harness, Locked);
     // Nothing. A statement of its own: a read in the locking statement would see the past.
     let (ledger, work) = tx.read(&sagas).await?;
+    #[cfg(feature = "harness")]
+    let (ledger, work) = past.unwrap_or((ledger, work));
+    reach!(shared.harness, Read);
 
     let mut fold = Fold::new(shared, tx, ledger, work, known);
     for arrival in arrivals {
@@ -166,11 +175,18 @@ async fn attempt(
         fold.settle(arrival).await?;
     }
     let mut done = fold.finish();
+    reach!(shared.harness, Folded);
+    #[cfg(feature = "harness")]
+    crate::harness::expect_what_is_there(shared, &mut done.tx, &mut done.changes).await?;
     // Nothing: ledger, outbox and work are in the same transaction as the steps' own writes.
     done.tx.write(&done.changes).await.map_err(|error| spoilt(error, done.last_ran))?;
+    reach!(shared.harness, Written);
+    #[cfg(feature = "harness")]
+    shared.harness.publish_early(&done.changes.outbox).await;
     // Before: nothing. After: everything, and the offsets are behind, so the deliveries come again and are absorbed; the outbox
     // rows wait for the sweeper, the calls for the end of their lease. An error here is unknown, which is one of the two.
     done.tx.commit().await.map_err(|error| spoilt(error, done.last_ran))?;
+    reach!(shared.harness, Committed);
 
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
@@ -222,7 +238,7 @@ impl<'i> Arrival<'i> {
 
 /// Every delivery of a settled batch is settled, and batches follow each other: so the highest offset per partition is the end of
 /// a contiguous prefix.
-fn positions(items: &[Item]) -> Vec<Position> {
+pub(crate) fn positions(items: &[Item]) -> Vec<Position> {
     let mut positions: Vec<Position> = Vec::new();
     for item in items {
         let Item::Delivery(d) = item else { continue };

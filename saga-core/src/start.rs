@@ -10,6 +10,7 @@ use crate::{
     envelope::{self, Envelope, TraceContext},
     error::Error,
     event::{Never, Outcome as _},
+    harness::reach,
     id::{EventId, SagaId},
     node::Shared,
     observer::{Emission, Measure, Outcome, Phase, Reaction},
@@ -185,6 +186,9 @@ impl Starter {
             created_at: Clock::now(&self.shared.clock),
         })
         .await?;
-        tx.commit().await
+        reach!(self.shared.harness, BeforeStartCommit);
+        tx.commit().await?;
+        reach!(self.shared.harness, AfterStartCommit);
+        Ok(())
     }
 }
