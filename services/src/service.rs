@@ -266,6 +266,8 @@ impl<O: Args + fmt::Debug> Service<O> {
             let source = KafkaSource::connect(&kafka, &participant.listens_to()).context("no source of events")?;
             let sink = KafkaSink::connect(&kafka).context("no way to publish events")?;
             let node = Node::observed(participant, store.clone(), source, sink, observer, Clock::system())?;
+            #[cfg(feature = "harness")]
+            let node = node.with_harness(&saga_core::harness::Harness::from_environment()?);
             let listener = TcpListener::bind(options.http)
                 .await
                 .with_context(|| format!("HTTP cannot be served at {}", options.http))?;

@@ -8,6 +8,7 @@ pub struct Readme;
 pub mod otlp;
 pub mod processes;
 pub mod scenario;
+pub mod simulation;
 pub mod stage;
 pub mod support;
 pub mod world;

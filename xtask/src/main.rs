@@ -1,6 +1,7 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
 mod demo;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Simulate(simulate::Args),
     Test(test::Args),
 }
 
@@ -30,6 +32,7 @@ async fn main() -> ExitCode {
     let command = async {
         match cli.command {
             Command::Demo(args) => demo::run(args).await,
+            Command::Simulate(args) => simulate::run(args).await,
             Command::Test(args) => test::run(args).await,
         }
     };
