@@ -181,6 +181,7 @@ impl Fold<'_> {
         let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
         let ran = guarded(fails, step.timeout(), span.span(), step.run(on, Some(reply), &mut cx)).await;
         let ran = ran.map_err(|failure| aborted(current.id, failure))?;
+        self.succeeded(current);
         let said = match ran {
             Ran::Emits(_) => verdict::Said::Yes,
             Ran::Rejects(_) => verdict::Said::No,
@@ -224,6 +225,7 @@ impl Fold<'_> {
             Err(outcome) => return Ok(outcome),
         };
         if ledger.rejecting {
+            self.succeeded(current);
             // The key is closed: now the step may say its no.
             let no = match ledger.record.clone() {
                 None => None,
@@ -247,6 +249,7 @@ impl Fold<'_> {
         let mut cx = StepContext { conn: self.done.tx.conn(), saga: answer.saga, now: self.now };
         let emits = guarded(fails, step.timeout(), span.span(), step.compensate(Some(from), why, &mut cx)).await;
         let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+        self.succeeded(current);
         self.close(current, ledger, State::Compensated, envelope::Kind::Compensated, emits, span)?;
         Ok(Outcome::Compensated)
     }

@@ -68,6 +68,14 @@ pub enum Error {
         /// Their names.
         steps: Vec<String>,
     },
+    /// Sagas would be forgotten too soon.
+    #[error("the retention of {participant} is refused: {problem}")]
+    Retention {
+        /// Whose.
+        participant: String,
+        /// What is wrong, and the fix.
+        problem: String,
+    },
     /// The task that publishes committed events panicked: they are in the outbox, and the next start publishes them.
     #[error("the relay of {participant} panicked, a bug: {panic}")]
     Relay {

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How a saga ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Ending {
     /// Everything that the saga is for was done.
     Completed,
@@ -65,20 +66,14 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 }
 
 /// An event type as a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EventType {
     /// [`Event::TYPE`].
-    #[serde(rename = "type")]
     pub name: &'static str,
     /// [`Event::TOPIC`].
     pub topic: &'static str,
-    /// [`Event::ENDING`], as a word.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "ending_word")]
+    /// [`Event::ENDING`].
     pub ending: Option<Ending>,
-}
-
-fn ending_word<S: serde::Serializer>(ending: &Option<Ending>, serializer: S) -> Result<S::Ok, S::Error> {
-    ending.map(Ending::as_str).serialize(serializer)
 }
 
 impl EventType {

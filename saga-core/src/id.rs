@@ -24,6 +24,12 @@ impl SagaId {
         Self(clock.time_ordered_uuid())
     }
 
+    /// The least id of a saga that started at this time or later, in milliseconds since the Unix epoch (RFC 9562, section 5.7: an
+    /// id begins with its time).
+    pub(crate) fn first_of(time: i64) -> Self {
+        Self(Uuid::from_u128(u128::from(time.max(0).unsigned_abs() & 0xffff_ffff_ffff) << 80))
+    }
+
     /// When the saga started, in milliseconds since the Unix epoch; `None` for an id that is no UUIDv7.
     pub fn started_at(self) -> Option<i64> {
         let (seconds, nanos) = self.0.get_timestamp().filter(|_| self.0.get_version_num() == 7)?.to_unix();
@@ -54,6 +60,13 @@ impl EventId {
     /// The id of what a step emits: UUIDv5 of (saga, participant, step, direction, event type).
     pub fn derive(saga: SagaId, participant: &str, step: &str, direction: Direction, event_type: &str) -> Self {
         Self(derive(&["event", &saga.to_string(), participant, step, direction.as_str(), event_type]).to_string())
+    }
+}
+
+impl EventId {
+    /// The id of a signal about a reaction.
+    pub(crate) fn of_signal(reaction: ReactionId, event_type: &str, attempts: u32) -> Self {
+        Self(derive(&["signal", &reaction.to_string(), event_type, &attempts.to_string()]).to_string())
     }
 }
 

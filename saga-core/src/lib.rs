@@ -1,6 +1,7 @@
 //! Choreography sagas on Kafka: independent services react to events, do one local database transaction each, and emit the next
 //! event or the one that makes others compensate. Nobody orchestrates.
 
+mod breaker;
 mod call;
 pub mod choreography;
 pub mod clock;
@@ -19,7 +20,9 @@ pub mod participant;
 mod pipeline;
 mod reaction;
 mod relay;
+pub mod retention;
 pub mod retry;
+pub mod signal;
 pub mod start;
 pub mod step;
 pub mod store;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    breaker::Breakers,
     call::{Answer, Call},
     clock::Clock,
     error::Error,
@@ -30,6 +31,7 @@ use crate::{
     participant::{Contract, Participant, chain},
     pipeline::{Item, Settled, positions, settle},
     relay::{Publisher, Relay, SWEEP_ROWS, Sweeper},
+    retention::{Housekeeping, Retention},
     start::Starter,
     step::Direction,
     store::Store,
@@ -39,12 +41,14 @@ use crate::{
 #[cfg(feature = "harness")]
 mod parts;
 #[cfg(feature = "harness")]
-pub use parts::{Answered, Outgoing, Parts, Publishing, Settling, Sweeping};
+pub use parts::{Answered, Keeping, Outgoing, Parts, Publishing, Settling, Sweeping};
 
 /// How often the work table is asked for rows that are due: the least wait between two attempts that can be told apart.
 const DUE_EVERY: Duration = Duration::from_millis(100);
 /// How often the outbox is swept. A crash costs its last events the sweep's minimum age and this.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often old sagas are forgotten, and waiting rows and overdue sagas counted. As often as metrics are commonly read.
+const KEEP_HOUSE_EVERY: Duration = Duration::from_secs(15);
 /// Calls that go on at the same time in this process.
 const CALLS: usize = 64;
 /// Calls that may wait for their turn before no more deliveries are taken: well within their leases at a second a call.
@@ -66,6 +70,9 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) relay: Relay,
+    pub(crate) breakers: Arc<Breakers>,
+    /// The topic of its signals, if it publishes any.
+    pub(crate) signals: Option<Arc<str>>,
     /// This process, as the owner of leases.
     pub(crate) instance: Uuid,
     pub(crate) harness: Harness,
@@ -99,6 +106,7 @@ pub struct Node {
     publisher: Publisher,
     health: Health,
     waiting_calls: Vec<Call>,
+    retention: Retention,
     /// Taken from the source by a turn that failed.
     unsettled: Vec<Item>,
 }
@@ -114,6 +122,8 @@ impl fmt::Debug for Node {
 pub struct Health {
     store: Store,
     trouble: Arc<Mutex<Option<String>>>,
+    contracts: Arc<Vec<Contract>>,
+    breakers: Arc<Breakers>,
 }
 
 impl Health {
@@ -127,6 +137,12 @@ impl Health {
             Ok(Err(error)) => Err(chain(&error)),
             Err(_) => Err("the database does not answer within 2 s".to_owned()),
         }
+    }
+
+    /// What does not keep the node from its work, but from doing all of it: steps at which everything fails at the moment.
+    pub fn failing_steps(&self) -> Vec<String> {
+        let open = self.breakers.open().into_iter();
+        open.map(|(step, direction)| format!("{} ({direction})", self.contracts[step].name)).collect()
     }
 
     fn set(&self, trouble: Option<String>) {
@@ -170,20 +186,51 @@ impl Node {
         }
         let name = participant.name();
         let (relay, publisher) = Relay::new(name, store.clone(), sink, clock.clone(), observer.clone());
-        let health = Health { store: store.clone(), trouble: Arc::new(Mutex::new(Some("starting".to_owned()))) };
+        let contracts = Arc::new(contracts);
+        let breakers = Arc::new(Breakers::of(contracts.len()));
+        let health = Health {
+            store: store.clone(),
+            trouble: Arc::new(Mutex::new(Some("starting".to_owned()))),
+            contracts: contracts.clone(),
+            breakers: breakers.clone(),
+        };
         let instance = clock.time_ordered_uuid();
         let shared = Shared {
             participant: Arc::new(participant),
-            contracts: Arc::new(contracts),
+            contracts,
             listeners: Arc::new(listeners),
             store,
             clock,
             observer,
             relay,
+            breakers,
+            signals: None,
             instance,
             harness: Harness::none(),
         };
-        Ok(Self { shared, source, publisher, health, waiting_calls: Vec::new(), unsettled: Vec::new() })
+        Ok(Self {
+            shared,
+            source,
+            publisher,
+            health,
+            waiting_calls: Vec::new(),
+            retention: Retention::default(),
+            unsettled: Vec::new(),
+        })
+    }
+
+    /// The same node with another memory. By default it forgets nothing.
+    #[must_use]
+    pub fn remembering(self, retention: Retention) -> Self {
+        Self { retention, ..self }
+    }
+
+    /// The same node, which publishes its signals on `topic` ([`signal::TOPIC`](crate::signal::TOPIC) by convention). By default it
+    /// publishes none.
+    #[must_use]
+    pub fn signalling(mut self, topic: &str) -> Self {
+        self.shared.signals = Some(topic.into());
+        self
     }
 
     /// Starts sagas of this participant.
@@ -212,7 +259,10 @@ impl Node {
     /// flushed, offsets stored, the group left. Errors are those that waiting cannot mend.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         self.check().await?;
-        let Self { shared, mut source, publisher, health, .. } = self;
+        let Self { shared, mut source, publisher, health, retention, .. } = self;
+        if retention.forgets() {
+            retention.check(shared.participant.name(), source.retention().await?)?;
+        }
         let stop = CancellationToken::new();
         let told = CancellationToken::new();
         let mut relay = JoinSet::new();
@@ -220,6 +270,7 @@ impl Node {
         // A relay that ends on its own has panicked. Committed events would wait for ever, and readiness would not show it.
         relay.spawn(with_guard(publisher.run(stop.clone()), told.clone()));
         relay.spawn(with_guard(sweep(sweeper, stop.clone()), told.clone()));
+        relay.spawn(with_guard(keep_house(Housekeeping::new(shared.clone(), retention), stop.clone()), told.clone()));
 
         let result = {
             let mut play = pin!(play(&shared, source.as_mut(), &health, &told));
@@ -266,6 +317,11 @@ impl Node {
         Ok(busy || !self.waiting_calls.is_empty())
     }
 
+    /// Forgets what is old and counts what waits, for a driver that owns the time. Returns how many sagas were forgotten.
+    pub async fn keep_house(&self) -> Result<u64, Error> {
+        Housekeeping::new(self.shared.clone(), self.retention).round().await
+    }
+
     /// One sweep of the outbox, for a driver that owns the time. Returns how many rows a crash had left.
     pub async fn sweep(&self) -> Result<usize, Error> {
         self.publisher.sweeper().sweep().await
@@ -307,6 +363,15 @@ async fn round(
 async fn with_guard(work: impl Future<Output = ()>, told: CancellationToken) {
     let _ends = told.drop_guard();
     work.await;
+}
+
+/// Now and then, while the participant plays.
+async fn keep_house(mut housekeeping: Housekeeping, stop: CancellationToken) {
+    let mut ticks = interval(KEEP_HOUSE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        stop.run_until_cancelled(housekeeping.try_round()).await;
+    }
 }
 
 /// The loop of a running participant: wait for anything, take everything that is queued, settle it.

@@ -10,6 +10,7 @@ use crate::{
     event::Ending,
     id::{EventId, SagaId},
     step::Direction,
+    store::WorkState,
 };
 
 /// A reaction that begins.
@@ -115,6 +116,44 @@ pub enum Measure<'a> {
         reactions: usize,
         /// From begin to commit.
         took: Duration,
+    },
+    /// Everything fails at a step, or no longer: its breaker opened or closed.
+    Breaker {
+        /// Which step.
+        step: &'a str,
+        /// Which way.
+        direction: Direction,
+        /// True when it opened.
+        open: bool,
+    },
+    /// A reaction has failed for longer than its step's declared patience. It goes on being retried.
+    PatienceExceeded {
+        /// Which step.
+        step: &'a str,
+        /// Which way.
+        direction: Direction,
+    },
+    /// Sagas were forgotten, because they are old.
+    Forgotten {
+        /// How many.
+        sagas: u64,
+    },
+    /// Sagas that started here have had no ending for too long, at the moment.
+    Overdue {
+        /// How many.
+        sagas: u64,
+    },
+    /// Committed events that wait for the broker, at the moment.
+    Outbox {
+        /// How many.
+        rows: u64,
+    },
+    /// Reactions that wait, at the moment.
+    Work {
+        /// For what.
+        state: WorkState,
+        /// How many.
+        rows: u64,
     },
     /// Events came whose type nobody here reacts to.
     Passed {

@@ -5,7 +5,7 @@
 use std::{fmt, time::Duration};
 
 use saga_compensation::Kind;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
@@ -71,7 +71,13 @@ impl Participant {
 
     /// Adds a step that starts sagas, by [`Starter::start`](crate::start::Starter::start).
     pub fn start<S: Step<On = Never> + Compensate>(self, step: S) -> Self {
-        self.cast(AsStart(step))
+        self.cast(AsStart(step, StepKind::Start))
+    }
+
+    /// Adds a step by which a request joins a saga that was started here, by
+    /// [`Starter::request`](crate::start::Starter::request).
+    pub fn request<S: Step<On = Never> + Compensate>(self, step: S) -> Self {
+        self.cast(AsStart(step, StepKind::Request))
     }
 
     /// Its name.
@@ -158,11 +164,13 @@ fn sorted(topics: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
 }
 
 /// How a step joins the cast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepKind {
     /// [`Participant::start`].
     Start,
+    /// [`Participant::request`].
+    Request,
     /// [`Participant::step`].
     Local,
     /// [`Participant::external`].
@@ -174,7 +182,7 @@ pub enum StepKind {
 impl StepKind {
     pub(crate) fn verdict_kind(self) -> Kind {
         match self {
-            StepKind::Start | StepKind::Local => Kind::Local,
+            StepKind::Start | StepKind::Request | StepKind::Local => Kind::Local,
             StepKind::External => Kind::External,
             StepKind::Gate => Kind::Gate,
         }
@@ -182,7 +190,7 @@ impl StepKind {
 }
 
 /// What a step declares, as a value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contract {
     /// [`Step::NAME`].
     pub name: &'static str,
@@ -296,7 +304,7 @@ pub(crate) trait Erased: Send + Sync {
 struct AsLocal<S>(S);
 struct AsExternal<S>(S);
 struct AsGate<S>(S);
-struct AsStart<S>(S);
+struct AsStart<S>(S, StepKind);
 
 fn contract<S: Step, C: Outcome>(step: &S, kind: StepKind) -> Contract {
     Contract {
@@ -351,9 +359,12 @@ fn never_asked<T: Send>(question: &'static str) -> BoxFuture<'static, Result<T, 
 
 macro_rules! declared {
     ($kind:expr, $compensated:ty) => {
+        declared!($compensated);
         fn contract(&self) -> Contract {
             contract::<S, $compensated>(&self.0, $kind)
         }
+    };
+    ($compensated:ty) => {
         fn retry(&self) -> Retry {
             self.0.retry()
         }
@@ -438,10 +449,14 @@ impl<S: Gate> Erased for AsGate<S> {
 }
 
 impl<S: Step<On = Never> + Compensate> Erased for AsStart<S> {
-    declared!(StepKind::Start, S::Compensated);
+    declared!(S::Compensated);
     calls_nobody!();
     compensates_locally!();
     nothing_done!();
+
+    fn contract(&self) -> Contract {
+        contract::<S, S::Compensated>(&self.0, self.1)
+    }
 
     fn run<'a>(&'a self, _: Wire<'a>, _: Option<&'a [u8]>, _: &'a mut StepContext<'_>) -> Settled<'a, Ran> {
         never_asked("run")

@@ -9,12 +9,13 @@
 //! The invariant: nothing leaves this file before its transaction has committed, and whatever a crash interrupts is either
 //! not written at all (the delivery or the due row comes again) or written whole (the ledger absorbs the repetition).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::Instant;
 
 use crate::{
     call::{Answer, Call},
+    clock::millis,
     envelope::{Delivery, Envelope},
     error::Error,
     harness::reach,
@@ -22,9 +23,13 @@ use crate::{
     node::Shared,
     observer::Measure,
     reaction::{Fold, KnownFailure},
-    store::OutboxRow,
+    retention::LEAST,
+    store::{LedgerRow, OutboxRow, Tx, WorkRow},
     transport::Position,
 };
+
+/// Reactions that are woken at once when their step recovers; what exceeds them has its own time, at most half a minute away.
+const WOKEN: u32 = 2_000;
 
 /// Something to settle.
 #[derive(Debug, Clone)]
@@ -169,7 +174,12 @@ async fn attempt(
     let (ledger, work) = past.unwrap_or((ledger, work));
     reach!(shared.harness, Read);
 
-    let mut fold = Fold::new(shared, tx, ledger, work, known);
+    // Nothing. Asked under the lock: whoever forgets a saga holds it, and has raised the horizon before.
+    let forgotten = forgotten(&mut tx, shared.clock.now(), &sagas, &ledger, &work).await?;
+    #[cfg(feature = "harness")]
+    let forgotten = shared.harness.horizon(forgotten);
+
+    let mut fold = Fold::new(shared, tx, ledger, work, known, forgotten);
     for arrival in arrivals {
         // Nothing: the steps' own writes are in the same transaction.
         fold.settle(arrival).await?;
@@ -187,13 +197,46 @@ async fn attempt(
     // rows wait for the sweeper, the calls for the end of their lease. An error here is unknown, which is one of the two.
     done.tx.commit().await.map_err(|error| spoilt(error, done.last_ran))?;
     reach!(shared.harness, Committed);
+    #[cfg(feature = "harness")]
+    if shared.harness.loses_commit() {
+        return Err(Error::database("committing")(sqlx::Error::WorkerCrashed).into());
+    }
 
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
     }
+    for (step, direction) in done.recovered {
+        // What waited for the end of an outage need not wait for its own time. Losing this loses only that time.
+        let woken = shared.store.work_wake(shared.contracts[step].name, direction, shared.clock.now(), WOKEN).await;
+        if let Err(error) = woken {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the work of a step that recovered was not woken");
+        }
+    }
     let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
     shared.observer.measure(shared.participant.name(), &measure);
     Ok(Settled { outbox: done.changes.outbox, calls: done.calls, positions: positions(items) })
+}
+
+/// Sagas of which this participant knows nothing because they are older than its memory. A row that blocks nobody (such as the one
+/// that says so) is no memory.
+async fn forgotten(
+    tx: &mut Tx,
+    now: i64,
+    sagas: &[SagaId],
+    ledger: &[LedgerRow],
+    work: &[WorkRow],
+) -> Result<BTreeSet<SagaId>, Error> {
+    let young = now.saturating_sub(millis(LEAST));
+    let mut unknown: BTreeSet<SagaId> =
+        sagas.iter().filter(|saga| saga.started_at().is_some_and(|at| at < young)).copied().collect();
+    for known in ledger.iter().map(|row| row.saga).chain(work.iter().filter(|row| row.blocks).map(|row| row.saga)) {
+        unknown.remove(&known);
+    }
+    if !unknown.is_empty() {
+        let horizon = tx.horizon().await?;
+        unknown.retain(|saga| saga.started_at().is_some_and(|at| at < horizon));
+    }
+    Ok(unknown)
 }
 
 /// An item with what could be read of it before the transaction.

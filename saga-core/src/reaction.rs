@@ -3,7 +3,7 @@
 //! The invariant: *already done?* is asked before *may I?*, and both before the step's own code runs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     panic::AssertUnwindSafe,
     time::Duration,
@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::{
+    breaker::{self, Admission},
     call::Call,
     clock::millis,
     envelope::{self, Delivery, Envelope, MAX_HOPS, clip},
@@ -28,6 +29,7 @@ use crate::{
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::{Contract, Failure, Ran, StepKind, Wire, chain},
     pipeline::{Aborted, Arrival, is_conflict},
+    signal::{Signal, Tells},
     step::{BoxError, Direction, StepContext},
     store::{Changes, FailedAttempt, KEPT_FAILURES, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
 };
@@ -64,6 +66,8 @@ pub(crate) struct Folded {
     pub(crate) tx: Tx,
     pub(crate) changes: Changes,
     pub(crate) calls: Vec<Call>,
+    /// Steps at which something worked after everything had failed.
+    pub(crate) recovered: Vec<(usize, Direction)>,
     pub(crate) spans: Vec<(Box<dyn ReactionSpan>, Outcome, Duration)>,
     /// Whose code ran last in the transaction.
     pub(crate) last_ran: Option<ReactionId>,
@@ -74,6 +78,8 @@ pub(crate) struct Fold<'f> {
     pub(crate) shared: &'f Shared,
     pub(crate) known: &'f HashMap<ReactionId, KnownFailure>,
     pub(crate) now: i64,
+    /// Older than this participant's memory.
+    forgotten: BTreeSet<SagaId>,
     sagas: BTreeMap<SagaId, SagaRows>,
     pub(crate) done: Folded,
 }
@@ -97,6 +103,7 @@ impl<'f> Fold<'f> {
         ledger: Vec<LedgerRow>,
         work: Vec<WorkRow>,
         known: &'f HashMap<ReactionId, KnownFailure>,
+        forgotten: BTreeSet<SagaId>,
     ) -> Self {
         let mut sagas = BTreeMap::<SagaId, SagaRows>::new();
         for row in ledger {
@@ -105,8 +112,15 @@ impl<'f> Fold<'f> {
         for row in work {
             sagas.entry(row.saga).or_default().read_work(row);
         }
-        let done = Folded { tx, changes: Changes::default(), calls: Vec::new(), spans: Vec::new(), last_ran: None };
-        Self { shared, known, now: shared.clock.now(), sagas, done }
+        let done = Folded {
+            tx,
+            changes: Changes::default(),
+            calls: Vec::new(),
+            recovered: Vec::new(),
+            spans: Vec::new(),
+            last_ran: None,
+        };
+        Self { shared, known, now: shared.clock.now(), forgotten, sagas, done }
     }
 
     /// Settles one arrival, and then whatever of its saga need not wait any longer.
@@ -180,6 +194,20 @@ impl<'f> Fold<'f> {
             reason,
             "a message is stuck: it is no event that could be reacted to"
         );
+        let signal = Signal {
+            participant: self.shared.participant.name(),
+            step: "",
+            direction: Direction::Forward,
+            saga: SagaId(Uuid::nil()),
+            reaction: id,
+            event: None,
+            attempts: 0,
+            topic: &delivery.topic,
+            partition: delivery.partition,
+            offset: delivery.offset,
+            reason: clip(&reason, MAX_ERROR),
+        };
+        self.signal(Tells::Stuck, &signal, envelope::TraceContext::default());
         self.done.changes.work.retain(|row| row.id != id);
         self.done.changes.work.push(WorkRow {
             id,
@@ -196,6 +224,8 @@ impl<'f> Fold<'f> {
             since: self.now,
             reason: clip(&reason, MAX_ERROR).to_owned(),
             blocks: false,
+            counted: 0,
+            counted_from: self.now,
         });
     }
 
@@ -249,6 +279,13 @@ impl<'f> Fold<'f> {
                 self.rows(saga).put_work(row);
                 return Ok(());
             }
+            if let Admission::Hold(until) = self.shared.breakers.ask(step, row.direction, row.id, self.now) {
+                row.state = WorkState::Deferred;
+                row.lease_owner = None;
+                row.due_at = Some(self.spread(until));
+                self.rows(saga).put_work(row);
+                return Ok(());
+            }
             // Counted before the call is made, and under the saga's lock: of two instances only one gets here.
             row.attempts += 1;
             if row.direction == Direction::Forward
@@ -299,6 +336,9 @@ impl<'f> Fold<'f> {
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate); // Its row owns it.
         }
+        if self.forgotten.contains(&saga) {
+            return Ok(self.too_old(current));
+        }
         let step = &self.shared.participant.steps()[current.step];
         let (state, first) = match self.rows(saga).ledger(name) {
             Some(row) => (Some(row.state), row.trigger.clone()),
@@ -322,6 +362,9 @@ impl<'f> Fold<'f> {
                 if let Some(failure) = self.known.get(&current.id) {
                     return Ok(self.failed(current, failure.clone()));
                 }
+                if let Some(outcome) = self.held(current) {
+                    return Ok(outcome);
+                }
                 let opened = self.open(current);
                 if current.contract.kind == StepKind::External {
                     let mut row = self.work_row(current, WorkState::Calling);
@@ -336,6 +379,7 @@ impl<'f> Fold<'f> {
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
                 let ran = guarded(fails, step.timeout(), span.span(), step.run(on, None, &mut cx)).await;
                 let ran = ran.map_err(|failure| aborted(current.id, failure))?;
+                self.succeeded(current);
                 self.ran(current, opened, ran, span)
             }
         }
@@ -346,6 +390,9 @@ impl<'f> Fold<'f> {
         let name = current.contract.name;
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate);
+        }
+        if self.forgotten.contains(&saga) {
+            return Ok(self.too_old(current));
         }
         let now = self.now;
         let rows = self.rows(saga);
@@ -376,6 +423,9 @@ impl<'f> Fold<'f> {
         if let Some(failure) = self.known.get(&current.id) {
             return Ok(self.failed(current, failure.clone()));
         }
+        if let Some(outcome) = self.held(current) {
+            return Ok(outcome);
+        }
         let step = &self.shared.participant.steps()[current.step];
         let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
         match (verdict, ledger) {
@@ -404,6 +454,7 @@ impl<'f> Fold<'f> {
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
                 let emits = guarded(fails, step.timeout(), span.span(), step.compensate(done, why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+                self.succeeded(current);
                 self.close(current, row, State::Compensated, envelope::Kind::Compensated, emits, span)?;
                 Ok(Outcome::Compensated)
             }
@@ -413,6 +464,7 @@ impl<'f> Fold<'f> {
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
                 let emits = guarded(fails, step.timeout(), span.span(), step.nothing_done(why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
+                self.succeeded(current);
                 let row = row.unwrap_or_else(|| self.open(current));
                 self.rows(saga).remove_forwards_of(name);
                 self.close(current, row, State::Void, envelope::Kind::NothingDone, emits, span)?;
@@ -502,6 +554,7 @@ impl<'f> Fold<'f> {
             ending,
             hops,
             trace: trace.unwrap_or_else(|| current.event.trace.clone()),
+            extensions: BTreeMap::new(),
             body,
         }
         .encode(topic)
@@ -525,6 +578,12 @@ impl<'f> Fold<'f> {
         Outcome::Parked
     }
 
+    /// It may have been settled before its saga was forgotten, so that it must not be taken for new.
+    fn too_old(&mut self, current: &Current<'_>) -> Outcome {
+        let reason = "its saga is older than this participant's memory: it may have been settled before".to_owned();
+        self.stick(current, reason, false)
+    }
+
     pub(crate) fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {
         let mut row = self.work_row(current, WorkState::Stuck);
         row.blocks = blocks;
@@ -543,8 +602,59 @@ impl<'f> Fold<'f> {
             reason,
             "a reaction is stuck: it needs a person"
         );
+        self.tell(Tells::Stuck, current, row.attempts, &reason);
         self.rows(current.event.saga).put_work(row);
         Outcome::Stuck(reason)
+    }
+
+    /// Writes a signal about a reaction, where the node publishes signals.
+    fn tell(&mut self, tells: Tells, current: &Current<'_>, attempts: u32, reason: &str) {
+        let signal = Signal {
+            participant: self.shared.participant.name(),
+            step: current.contract.name,
+            direction: current.direction,
+            saga: current.event.saga,
+            reaction: current.id,
+            event: Some(&current.event.id),
+            attempts,
+            topic: &current.delivery.topic,
+            partition: current.delivery.partition,
+            offset: current.delivery.offset,
+            reason,
+        };
+        self.signal(tells, &signal, current.event.trace.clone());
+    }
+
+    fn signal(&mut self, tells: Tells, signal: &Signal<'_>, trace: envelope::TraceContext) {
+        let Some(topic) = &self.shared.signals else { return };
+        let id = self.shared.clock.time_ordered_uuid();
+        self.done.changes.outbox.extend(signal.row(tells, topic, id, self.now, trace));
+    }
+
+    /// Waits for its step to recover, and is no attempt.
+    fn held(&mut self, current: &Current<'_>) -> Option<Outcome> {
+        let asked = self.shared.breakers.ask(current.step, current.direction, current.id, self.now);
+        let Admission::Hold(until) = asked else { return None };
+        let mut row = self.work_row(current, WorkState::Deferred);
+        row.due_at = Some(self.spread(until));
+        self.rows(current.event.saga).put_work(row);
+        Some(Outcome::Deferred("everything fails at this step: one reaction probes, the others wait".to_owned()))
+    }
+
+    /// A little later, so that those who wait for one moment do not all come at it.
+    fn spread(&self, until: i64) -> i64 {
+        until.saturating_add(i64::try_from(self.shared.clock.random() % 1_000).unwrap_or(0))
+    }
+
+    /// The step did what it was asked to.
+    pub(crate) fn succeeded(&mut self, current: &Current<'_>) {
+        let Current { step, direction, .. } = *current;
+        if self.shared.breakers.succeeded(step, direction) {
+            self.done.recovered.push((step, direction));
+            let (participant, name) = (self.shared.participant.name(), current.contract.name);
+            tracing::info!(participant, step = name, %direction, "the step works again: its breaker is closed");
+            self.measure(&Measure::Breaker { step: name, direction, open: false });
+        }
     }
 
     /// A failed reaction waits for its next attempt, or for a person when its policy is used up.
@@ -556,37 +666,85 @@ impl<'f> Fold<'f> {
             row.attempts += 1;
         }
         row.lease_owner = None;
-        row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
-        let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
-        row.failures.drain(..surplus);
         // What was done must be taken back: a compensation's policy never ends.
         let policy = match current.direction {
             Direction::Forward => step.retry(),
             Direction::Compensation => step.retry().unbounded(),
         };
-        let next = policy.next(row.attempts, self.now - row.since, self.shared.clock.random());
-        self.rows(current.event.saga).put_work(row.clone());
-        match next {
-            _ if failure.for_good => self.stick(&current.with(Some(row)), failure.error, true),
-            None => {
-                let reason = format!("{} attempts failed, the last with: {}", row.attempts, failure.error);
-                self.stick(&current.with(Some(row)), reason, true)
+        self.impatient(current, &row, policy.declared_patience(), &failure);
+        row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
+        let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
+        row.failures.drain(..surplus);
+        if failure.for_good {
+            return self.stick(&current.with(Some(row)), failure.error, true);
+        }
+        let next = match self.blame(current) {
+            breaker::Verdict::Opens(at) | breaker::Verdict::Excused(at) => {
+                row.counted_from = self.now;
+                Some(self.spread(at))
             }
-            Some(wait) => {
-                row.due_at = Some(self.now.saturating_add(millis(wait)));
-                tracing::warn!(
-                    participant = self.shared.participant.name(),
-                    step = current.contract.name,
-                    direction = %current.direction,
-                    saga = %current.event.saga,
-                    event = %current.event.id,
-                    attempt = row.attempts,
-                    error = failure.error,
-                    "a reaction failed and will be tried again in {wait:?}"
-                );
-                self.rows(current.event.saga).put_work(row);
-                Outcome::Deferred(failure.error)
+            breaker::Verdict::Counts => {
+                row.counted += 1;
+                let wait = policy.next(row.counted, self.now - row.counted_from, self.shared.clock.random());
+                wait.map(|wait| self.now.saturating_add(millis(wait)))
             }
+        };
+        let Some(due) = next else {
+            let reason = format!("{} attempts failed, the last with: {}", row.attempts, failure.error);
+            return self.stick(&current.with(Some(row)), reason, true);
+        };
+        row.due_at = Some(due);
+        tracing::warn!(
+            participant = self.shared.participant.name(),
+            step = current.contract.name,
+            direction = %current.direction,
+            saga = %current.event.saga,
+            event = %current.event.id,
+            attempt = row.attempts,
+            error = failure.error,
+            "a reaction failed and will be tried again in {} ms",
+            due - self.now
+        );
+        self.rows(current.event.saga).put_work(row);
+        Outcome::Deferred(failure.error)
+    }
+
+    /// Is it the reaction that failed, or does everything fail at its step?
+    fn blame(&mut self, current: &Current<'_>) -> breaker::Verdict {
+        let Current { step, direction, .. } = *current;
+        let verdict = self.shared.breakers.failed(step, direction, current.event.saga, self.now);
+        if matches!(verdict, breaker::Verdict::Opens(_)) {
+            let (participant, name) = (self.shared.participant.name(), current.contract.name);
+            tracing::error!(
+                participant,
+                step = name,
+                %direction,
+                "everything fails at this step: its breaker is open, one reaction probes, and no failure counts"
+            );
+            self.measure(&Measure::Breaker { step: name, direction, open: true });
+        }
+        verdict
+    }
+
+    /// The first failure after the step's patience raises the alarm: told from the one before by their times, so that no row has to
+    /// remember it.
+    fn impatient(&mut self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
+        let alarm = row.since.saturating_add(millis(patience));
+        let before = row.failures.last().map_or(row.since, |last| last.at);
+        if before < alarm && alarm <= self.now {
+            tracing::error!(
+                participant = self.shared.participant.name(),
+                step = current.contract.name,
+                direction = %current.direction,
+                saga = %current.event.saga,
+                event = %current.event.id,
+                attempt = row.attempts,
+                error = failure.error,
+                "a reaction has failed for longer than its patience of {patience:?}, and goes on being tried"
+            );
+            let Current { direction, .. } = *current;
+            self.measure(&Measure::PatienceExceeded { step: current.contract.name, direction });
+            self.tell(Tells::Impatient, current, row.attempts, &failure.error);
         }
     }
 
@@ -631,6 +789,8 @@ impl<'f> Fold<'f> {
                 since: self.now,
                 reason: String::new(),
                 blocks: true,
+                counted: 0,
+                counted_from: self.now,
             },
         }
     }

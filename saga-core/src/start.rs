@@ -1,22 +1,28 @@
-//! Starting a saga, once per request however often the request is repeated.
+//! What comes from outside: a request that starts a saga, or one that joins a saga that is under way (a customer cancels).
 //!
-//! The invariant: the caller's key, the step's own writes, its ledger row and its event are one transaction, and the
-//! closure runs only when the key is new.
+//! The invariant: what a request is recognised by, the step's own writes, its ledger row and its event are one transaction, and
+//! the closure runs only when the request is new.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use std::collections::BTreeMap;
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    clock::Clock,
     envelope::{self, Envelope, TraceContext},
     error::Error,
-    event::{Never, Outcome as _},
+    event::{Ending, Never, Outcome as _},
     harness::reach,
     id::{EventId, SagaId},
     node::Shared,
-    observer::{Emission, Measure, Outcome, Phase, Reaction},
+    observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::StepKind,
     step::{BoxError, Direction, MustSucceed, Step, StepContext, Stop},
-    store::{Changes, LedgerRow, OutboxRow, Record, StartedRow, Tx},
+    store::{Changes, LedgerRow, OutboxRow, Record, StartedRow},
 };
 use saga_compensation::State;
 
@@ -40,25 +46,39 @@ pub enum Started<A> {
     Repeated(SagaId, A),
 }
 
-/// Why no saga was started.
+/// What became of a request to a saga that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requested {
+    /// The step ran, and its event goes out.
+    New,
+    /// It had run before: a saga takes each of its requests once.
+    Repeated,
+    /// The saga has ended; nothing was done.
+    Ended(Ending),
+}
+
+/// Why nothing was started or requested.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The key was used before, for another request.
     #[error("the idempotency key was used before, for another request")]
     OtherRequest,
+    /// This participant started no such saga, or has pruned it.
+    #[error("no saga {0} was started here")]
+    UnknownSaga(SagaId),
     /// The closure gave up.
-    #[error("the start was given up: {0}")]
+    #[error("the request was given up: {0}")]
     GaveUp(String),
     /// The closure failed; nothing was written.
-    #[error("the start failed")]
+    #[error("the request failed")]
     Failed(#[source] BoxError),
     /// The toolkit or its database failed. After an error at commit the saga may have started: repeat with the same key.
     #[error(transparent)]
     Toolkit(#[from] Error),
 }
 
-/// Starts sagas of one participant. Cheap to clone.
+/// Starts sagas of one participant, and brings requests to them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Starter {
     pub(crate) shared: Shared,
@@ -73,12 +93,8 @@ impl Starter {
         A: Serialize + DeserializeOwned + Send,
         F: AsyncFnOnce(SagaId, &mut StepContext<'_>) -> MustSucceed<(S::Emits, A)>,
     {
+        self.in_cast::<S>(StepKind::Start)?;
         let shared = &self.shared;
-        if !shared.contracts.iter().any(|contract| contract.name == S::NAME && contract.kind == StepKind::Start) {
-            let name = shared.participant.name();
-            return Err(StartError::GaveUp(format!("{} is not in the cast of {name}: add `.start(..)`", S::NAME)));
-        }
-        let began = std::time::Instant::now();
         let mut tx = shared.store.begin().await?;
         if let Some(row) = tx.started(key.caller, key.key).await? {
             if row.fingerprint != key.fingerprint {
@@ -87,34 +103,119 @@ impl Starter {
             return Ok(Started::Repeated(row.saga, serde_json::from_str(&row.answer).map_err(Error::from)?));
         }
         let saga = SagaId::mint(&shared.clock);
-        let now = shared.clock.now();
+        let mut opening = Opening::of::<S>(shared, saga, None);
+        let mut cx = StepContext { conn: tx.conn(), saga, now: opening.now };
+        let (event, answer) = within(S::TIMEOUT, begin(saga, &mut cx)).await?;
+        let changes = opening.changes::<S>(&event)?;
+        tx.write(&changes).await?;
+        tx.insert_started(&StartedRow {
+            caller: key.caller.to_owned(),
+            key: key.key.to_owned(),
+            fingerprint: key.fingerprint.to_vec(),
+            saga,
+            answer: serde_json::to_string(&answer).map_err(Error::from)?,
+            created_at: opening.now,
+        })
+        .await?;
+        reach!(shared.harness, BeforeStartCommit);
+        tx.commit().await?;
+        reach!(shared.harness, AfterStartCommit);
+        shared.observer.measure(shared.participant.name(), &Measure::Started);
+        opening.committed(changes);
+        Ok(Started::New(saga, answer))
+    }
+
+    /// Joins a saga that this participant started, with step `S`: `begin` does the step's writes and returns the event. Each step
+    /// does so once per saga; a repetition does not run `begin`, and neither does a request to a saga that has ended. `begin`
+    /// holds the saga's lock, so what it reads of the saga's own rows cannot change under it.
+    pub async fn request<S, F>(&self, saga: SagaId, begin: F) -> Result<Requested, StartError>
+    where
+        S: Step<On = Never>,
+        F: AsyncFnOnce(&mut StepContext<'_>) -> MustSucceed<S::Emits>,
+    {
+        self.in_cast::<S>(StepKind::Request)?;
+        let shared = &self.shared;
+        let mut tx = shared.store.begin().await?;
+        tx.lock(&[saga]).await?;
+        let (ledger, _) = tx.read(&[saga]).await?;
+        if let Some(ending) = ledger.iter().find_map(|row| row.ending) {
+            return Ok(Requested::Ended(ending));
+        }
+        if ledger.iter().any(|row| row.step == S::NAME) {
+            return Ok(Requested::Repeated);
+        }
+        let starts = |row: &&LedgerRow| {
+            shared.contracts.iter().any(|contract| contract.kind == StepKind::Start && contract.name == row.step)
+        };
+        let start = ledger.iter().find(starts).ok_or(StartError::UnknownSaga(saga))?;
+        let mut opening = Opening::of::<S>(shared, saga, Some(start));
+        let mut cx = StepContext { conn: tx.conn(), saga, now: opening.now };
+        let event = within(S::TIMEOUT, begin(&mut cx)).await?;
+        let changes = opening.changes::<S>(&event)?;
+        tx.write(&changes).await?;
+        reach!(shared.harness, BeforeStartCommit);
+        tx.commit().await?;
+        reach!(shared.harness, AfterStartCommit);
+        opening.committed(changes);
+        Ok(Requested::New)
+    }
+
+    fn in_cast<S: Step>(&self, kind: StepKind) -> Result<(), StartError> {
+        let shared = &self.shared;
+        if shared.contracts.iter().any(|contract| contract.name == S::NAME && contract.kind == kind) {
+            return Ok(());
+        }
+        let (name, add) = (shared.participant.name(), if kind == StepKind::Start { "start" } else { "request" });
+        Err(StartError::GaveUp(format!("{} is not in the cast of {name}: add `.{add}(..)`", S::NAME)))
+    }
+}
+
+async fn within<T>(timeout: Duration, begun: impl Future<Output = MustSucceed<T>>) -> Result<T, StartError> {
+    let begun = tokio::time::timeout(timeout, begun).await;
+    begun.map_err(|late| StartError::Failed(late.into()))?.map_err(|stop| match stop {
+        Stop::Reject(no) | Stop::RejectAfterEffect(no) => match no {},
+        Stop::Retry(error) => StartError::Failed(error),
+        Stop::GiveUp(why) => StartError::GaveUp(why),
+    })
+}
+
+/// The row and the event of a step that no event triggers.
+struct Opening<'s> {
+    shared: &'s Shared,
+    saga: SagaId,
+    /// The event of the start, for a request.
+    cause: Option<&'s LedgerRow>,
+    now: i64,
+    began: Instant,
+    span: Box<dyn ReactionSpan>,
+}
+
+impl<'s> Opening<'s> {
+    fn of<S: Step>(shared: &'s Shared, saga: SagaId, cause: Option<&'s LedgerRow>) -> Self {
         let none = TraceContext::default();
-        let mut span = shared.observer.reaction(&Reaction {
+        let span = shared.observer.reaction(&Reaction {
             participant: shared.participant.name(),
             step: S::NAME,
             direction: Direction::Forward,
             saga,
-            event: None,
-            event_type: None,
+            event: cause.map(|row| &row.trigger),
+            event_type: cause.map(|row| row.trigger_type.as_str()),
             position: None,
             attempt: 1,
             phase: Phase::Settle,
-            parent: &none,
+            parent: cause.map_or(&none, |row| &row.trace),
         });
-        let (event, answer) = {
-            let mut cx = StepContext { conn: tx.conn(), saga, now };
-            let begun = tokio::time::timeout(S::TIMEOUT, begin(saga, &mut cx)).await;
-            begun.map_err(|late| StartError::Failed(late.into()))?.map_err(|stop| match stop {
-                Stop::Reject(no) | Stop::RejectAfterEffect(no) => match no {},
-                Stop::Retry(error) => StartError::Failed(error),
-                Stop::GiveUp(why) => StartError::GaveUp(why),
-            })?
-        };
+        Self { shared, saga, cause, now: shared.clock.now(), began: Instant::now(), span }
+    }
+
+    fn changes<S: Step>(&mut self, event: &S::Emits) -> Result<Changes, StartError> {
+        let Self { shared, saga, cause, now, span, .. } = self;
+        let (saga, now) = (*saga, *now);
         let mut ledger = LedgerRow {
             saga,
             step: S::NAME.to_owned(),
             state: State::Done,
-            trigger: EventId(saga.to_string()),
+            trigger: EventId(format!("{saga}/{}", S::NAME)),
             trigger_type: String::new(),
             trigger_body: None,
             record: None,
@@ -128,32 +229,31 @@ impl Starter {
         };
         let mut changes = Changes::default();
         if let Some(encoded) = event.encode().map_err(Error::from)? {
-            let id = EventId::derive(saga, shared.participant.name(), S::NAME, Direction::Forward, encoded.event.name);
-            let emission = Emission {
-                id: &id,
-                event_type: encoded.event.name,
-                topic: encoded.event.topic,
-                ending: encoded.event.ending,
-            };
-            let trace = span.emit(&emission).unwrap_or_default();
+            let name = encoded.event.name;
+            let id = EventId::derive(saga, shared.participant.name(), S::NAME, Direction::Forward, name);
+            let emission =
+                Emission { id: &id, event_type: name, topic: encoded.event.topic, ending: encoded.event.ending };
+            let trace = span.emit(&emission).map(TraceContext::bounded).unwrap_or_default();
             ledger.trigger = id.clone();
-            ledger.trigger_type = encoded.event.name.to_owned();
+            ledger.trigger_type = name.to_owned();
             ledger.ending = encoded.event.ending;
             ledger.trace = trace.clone();
-            ledger.record = Some(Record { event_type: encoded.event.name.to_owned(), body: encoded.body.clone() });
+            ledger.record = Some(Record { event_type: name.to_owned(), body: encoded.body.clone() });
+            ledger.hops = cause.map_or(0, |row| row.hops + 1);
             let message = Envelope {
                 id,
                 source: format!("/{}", shared.participant.name()),
-                event_type: encoded.event.name.to_owned(),
+                event_type: name.to_owned(),
                 time: Some(now),
                 subject: encoded.subject,
                 saga,
-                causation: None,
+                causation: cause.map(|row| row.trigger.clone()),
                 step: Some(S::NAME.to_owned()),
                 kind: Some(envelope::Kind::Done),
                 ending: encoded.event.ending,
-                hops: 0,
+                hops: ledger.hops,
                 trace,
+                extensions: BTreeMap::new(),
                 body: encoded.body,
             }
             .encode(encoded.event.topic)
@@ -161,34 +261,11 @@ impl Starter {
             changes.outbox.push(OutboxRow { id: shared.clock.time_ordered_uuid(), message, created_at: now });
         }
         changes.ledger_inserts.push(ledger);
-        self.finish(tx, key, saga, &changes, serde_json::to_string(&answer).map_err(Error::from)?).await?;
-        span.settle(&Outcome::Emitted, began.elapsed());
-        shared.observer.measure(shared.participant.name(), &Measure::Started);
-        shared.relay.publish(changes.outbox);
-        Ok(Started::New(saga, answer))
+        Ok(changes)
     }
 
-    async fn finish(
-        &self,
-        mut tx: Tx,
-        key: StartKey<'_>,
-        saga: SagaId,
-        changes: &Changes,
-        answer: String,
-    ) -> Result<(), Error> {
-        tx.write(changes).await?;
-        tx.insert_started(&StartedRow {
-            caller: key.caller.to_owned(),
-            key: key.key.to_owned(),
-            fingerprint: key.fingerprint.to_vec(),
-            saga,
-            answer,
-            created_at: Clock::now(&self.shared.clock),
-        })
-        .await?;
-        reach!(self.shared.harness, BeforeStartCommit);
-        tx.commit().await?;
-        reach!(self.shared.harness, AfterStartCommit);
-        Ok(())
+    fn committed(self, changes: Changes) {
+        self.span.settle(&Outcome::Emitted, self.began.elapsed());
+        self.shared.relay.publish(changes.outbox);
     }
 }

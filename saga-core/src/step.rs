@@ -8,6 +8,7 @@
 //! | calls another system | [`External`] | [`CompensateExternal`] | [`Participant::external`](crate::Participant::external) |
 //! | must not run once its saga is cancelled, but stays done | [`Local`] | [`Gate`] | [`Participant::gate`](crate::Participant::gate) |
 //! | starts sagas (`On = Never`) | | [`Compensate`] | [`Participant::start`](crate::Participant::start) |
+//! | joins a saga by a request (`On = Never`) | | [`Compensate`] | [`Participant::request`](crate::Participant::request) |
 //!
 //! Three things to know. `?` on any error means *try again*; a business no must be said ([`reject`]), and so must giving up
 //! ([`give_up`]). A step may run several times for one event before one of its transactions commits, so it keeps its effects in

@@ -10,6 +10,7 @@
 //! ```
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashSet},
     fmt,
 };
@@ -55,13 +56,20 @@ pub struct Timeline {
 impl Timeline {
     /// Sorts the events of one saga, wherever they were read. The same event read twice counts once; the order in which they
     /// are given does not matter.
+    ///
+    /// The same event has the same id and the same source (CloudEvents 1.0, `id`). A step that ran again before it committed may
+    /// have sent it with another time or another trace: then the earliest is shown.
     pub fn of(saga: SagaId, events: impl IntoIterator<Item = Envelope>) -> Self {
-        let mut by_id: BTreeMap<EventId, Envelope> = BTreeMap::new();
-        for event in events.into_iter().filter(|event| event.saga == saga) {
-            by_id.entry(event.id.clone()).or_insert(event);
+        let mut events: Vec<Envelope> = events.into_iter().filter(|event| event.saga == saga).collect();
+        events.sort_by(reading_order);
+        events.dedup_by(|later, kept| later.id == kept.id && later.source == kept.source);
+        // A cause is named by its id alone; where two sources took the same one, by the first of them.
+        let mut by_id: BTreeMap<&EventId, &Envelope> = BTreeMap::new();
+        for event in &events {
+            by_id.entry(&event.id).or_insert(event);
         }
-        let mut left: Vec<&Envelope> = by_id.values().collect();
-        left.sort_by_key(|event| (event.hops, event.source.clone(), event.step.clone(), event.id.clone()));
+        let mut left: Vec<&Envelope> = events.iter().collect();
+        left.sort_by_key(|event| (event.hops, &event.source, &event.step, &event.id));
         let mut entries = Vec::with_capacity(left.len());
         let mut placed = HashSet::new();
         // Each round places what is caused by something placed (or by something that was not read): a forest, top down.
@@ -71,7 +79,7 @@ impl Timeline {
                 None => true,
             });
             let event = left.remove(next.unwrap_or(0));
-            placed.insert(event.id.clone());
+            placed.insert(&event.id);
             let on = event.causation.as_ref().map(|cause| match by_id.get(cause) {
                 Some(cause) => short(&cause.event_type),
                 None => format!("({})", clip(&cause.0, 8)),
@@ -132,6 +140,17 @@ impl Entry {
         let ending = self.ending.map(|ending| ending.to_string());
         kind.into_iter().chain(ending).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// By identity, then the earliest first. It compares everything, so two events that it takes for equal are equal.
+fn reading_order(one: &Envelope, other: &Envelope) -> Ordering {
+    fn first(event: &Envelope) -> impl Ord + '_ {
+        let said = (event.kind.map(Kind::as_str), event.ending.map(Ending::as_str), &event.subject, &event.body);
+        let trace = (&event.trace.traceparent, &event.trace.tracestate);
+        let caused = (event.hops, &event.causation, &event.step);
+        (&event.id, &event.source, event.time, &event.event_type, caused, said, trace, &event.extensions)
+    }
+    first(one).cmp(&first(other))
 }
 
 /// `shop.payment.charged.v1` becomes `PaymentCharged`: the domain before and the version after are the same for all.

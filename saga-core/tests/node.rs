@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use saga_core::{
     Error, Event as _,
     envelope::Message,
+    observer::Unseen,
     transport::{BoxFuture, PublishError, Sink},
 };
 use tokio::time::timeout;
@@ -51,7 +52,7 @@ async fn a_step_that_hangs_does_not_hold_up_the_stop() {
     };
     timeout(STOP, node.run(told)).await.expect("the stop waits for the step").unwrap();
     assert_eq!(store.ledger(saga).await.unwrap(), []);
-    let node = Toy::play(&broker, &clock, &store, &script, broker.sink());
+    let node = Toy::play(&broker, &clock, &store, &script, broker.sink(), Arc::new(Unseen));
     let mut toy = Toy { node, broker, clock, store, script };
     toy.settle().await;
     assert_eq!((toy.effects(saga).await, toy.emitted(saga).len()), (1, 2));

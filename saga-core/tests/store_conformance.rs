@@ -137,6 +137,9 @@ on_every_store!(
     steps_write_in_the_same_transaction,
     two_participants_share_a_database,
     a_newer_database_is_refused,
+    old_sagas_are_forgotten_whole,
+    open_sagas_are_found_in_a_range,
+    deferred_work_is_woken_by_step_and_direction,
 );
 
 fn saga(n: u128) -> SagaId {
@@ -203,6 +206,8 @@ fn work_row(id: u128, saga: SagaId) -> WorkRow {
         lease_owner: None,
         failures: Vec::new(),
         since: 0,
+        counted: 0,
+        counted_from: 0,
         reason: String::new(),
         blocks: false,
     }
@@ -325,6 +330,8 @@ async fn a_work_row_keeps_every_field(bench: &Bench) {
         lease_owner: Some(Uuid::from_u128(u128::MAX)),
         failures: vec![FailedAttempt { at: 5, attempt: 1, error: "it \u{0} broke\n".to_owned() }],
         since: i64::MIN,
+        counted: u32::MAX,
+        counted_from: i64::MIN,
         reason: "no such \"customer\"".to_owned(),
         blocks: true,
         ..work_row(1, saga(1))
@@ -632,6 +639,81 @@ async fn two_participants_share_a_database(bench: &Bench) {
         drop(_tx);
         bench.raw("DROP TABLE {p}_b_ledger, {p}_b_outbox, {p}_b_work, {p}_b_started, {p}_b_meta").await;
     }
+}
+
+/// A saga that started at this millisecond (RFC 9562, section 5.7).
+fn started_at(millis: u128, version: u128) -> SagaId {
+    SagaId(Uuid::from_u128((millis << 80) | (version << 76) | (2 << 62) | millis))
+}
+
+async fn old_sagas_are_forgotten_whole(bench: &Bench) {
+    let store = &bench.store;
+    let of = |saga: SagaId, step: &str| ledger_row(saga, step, State::Done);
+    let [old, waits, foreign, young] = [started_at(100, 7), started_at(101, 7), started_at(102, 4), started_at(900, 7)];
+    insert(store, vec![of(old, "a"), of(old, "b"), of(waits, "a"), of(foreign, "a"), of(young, "a")]).await;
+    wait_for(store, vec![work_row(1, waits)]).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.insert_started(&StartedRow { saga: old, ..start("shop", "old") }).await.unwrap();
+    tx.insert_started(&StartedRow { saga: young, ..start("shop", "young") }).await.unwrap();
+    tx.commit().await.unwrap();
+
+    assert_eq!(store.horizon().await.unwrap(), 0);
+    assert_eq!(store.prune(500, 100).await.unwrap(), 1);
+    assert_eq!(store.prune(400, 100).await.unwrap(), 0);
+    assert_eq!(store.horizon().await.unwrap(), 500, "it is never lowered");
+    assert_eq!(store.ledger(old).await.unwrap(), []);
+    for (saga, rows) in [(waits, 1), (foreign, 1), (young, 1)] {
+        assert_eq!(store.ledger(saga).await.unwrap().len(), rows, "{saga}");
+    }
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.horizon().await.unwrap(), 500);
+    assert_eq!(tx.started("shop", "old").await.unwrap(), None);
+    assert!(tx.started("shop", "young").await.unwrap().is_some());
+    drop(tx);
+
+    let more: Vec<_> = (200..320).map(|at| of(started_at(at, 7), "a")).collect();
+    insert(store, more).await;
+    assert_eq!(store.prune(500, 100).await.unwrap(), 100);
+    assert_eq!(store.prune(500, 100).await.unwrap(), 20);
+}
+
+async fn open_sagas_are_found_in_a_range(bench: &Bench) {
+    let store = &bench.store;
+    let [before, open, ended, undone, after] = [100, 200, 201, 202, 900].map(|at| started_at(at, 7));
+    let place = |saga: SagaId| ledger_row(saga, "place", State::Done);
+    let closed = |saga: SagaId| LedgerRow { ending: Some(Ending::Completed), ..ledger_row(saga, "close", State::Done) };
+    let taken_back = LedgerRow { state: State::Compensated, ..place(undone) };
+    insert(store, vec![place(before), place(open), place(ended), closed(ended), taken_back, place(after)]).await;
+    let (from, to) = (started_at(150, 7), started_at(500, 7));
+    assert_eq!(store.open_sagas("place", from, to, 10).await.unwrap(), [open]);
+    assert_eq!(store.open_sagas("close", from, to, 10).await.unwrap(), []);
+    assert_eq!(store.open_sagas("place", before, started_at(999, 7), 2).await.unwrap(), [before, open]);
+}
+
+async fn deferred_work_is_woken_by_step_and_direction(bench: &Bench) {
+    let store = &bench.store;
+    let row = |id, due_at| WorkRow { due_at, ..work_row(id, saga(id)) };
+    wait_for(
+        store,
+        vec![
+            row(1, Some(9_000)),
+            row(2, Some(10)), // due before
+            row(3, None),
+            WorkRow { step: "other".to_owned(), ..row(4, Some(9_000)) },
+            WorkRow { direction: Direction::Compensation, ..row(5, Some(9_000)) },
+            WorkRow { state: WorkState::Calling, ..row(6, Some(9_000)) },
+            row(7, Some(9_000)),
+        ],
+    )
+    .await;
+    assert_eq!(store.work_wake("charge-customer", Direction::Forward, 50, 1).await.unwrap(), 1);
+    assert_eq!(store.work_wake("charge-customer", Direction::Forward, 50, 10).await.unwrap(), 1);
+    let due = store.work_due(50, 10).await.unwrap();
+    let mut due: Vec<_> = due.into_iter().map(|(id, _)| id.0.as_u128()).collect();
+    due.sort_unstable();
+    assert_eq!(due, [1, 2, 7]);
+    let counts = store.work_counts().await.unwrap();
+    assert_eq!(counts, [(WorkState::Calling, 1), (WorkState::Deferred, 6)]);
 }
 
 async fn a_newer_database_is_refused(bench: &Bench) {

@@ -1,4 +1,4 @@
-//! HTTP in front of the order service: placing an order and asking what became of it.
+//! HTTP in front of the order service: placing an order, asking what became of it, and cancelling it.
 //!
 //! The invariant: an order is placed once per `Idempotency-Key`, however often the request is repeated.
 
@@ -12,7 +12,8 @@ use axum::{
     routing::{get, post},
 };
 use saga_core::{
-    start::{StartError, StartKey, Started, Starter},
+    id::SagaId,
+    start::{Requested, StartError, StartKey, Started, Starter},
     store::Store,
 };
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,11 @@ const CALLER: &str = "http";
 
 /// The routes of the order service.
 pub fn routes(starter: Starter, store: Store) -> Router {
-    Router::new().route("/orders", post(place)).route("/orders/{id}", get(show)).with_state(Orders { starter, store })
+    Router::new()
+        .route("/orders", post(place))
+        .route("/orders/{id}", get(show))
+        .route("/orders/{id}/cancel", post(cancel))
+        .with_state(Orders { starter, store })
 }
 
 #[derive(Debug, Clone)]
@@ -142,17 +147,54 @@ struct Shown {
 }
 
 async fn show(State(orders): State<Orders>, id: Result<Path<String>, PathRejection>) -> Result<Json<Shown>, Problem> {
+    let OrderRow { id, saga, customer, item, quantity, cents, state, reason, placed_at } =
+        existing(&orders.store, id).await?;
+    let placed_at = UNIX_EPOCH + Duration::from_millis(placed_at.unsigned_abs());
+    let placed_at = humantime::format_rfc3339_millis(placed_at).to_string();
+    Ok(Json(Shown { id, saga, customer, item, quantity, cents, state, reason, placed_at }))
+}
+
+/// 202: the request is recorded, and `GET` shows later whether it came in time. Repeating it changes nothing.
+async fn cancel(
+    State(orders): State<Orders>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<(StatusCode, Json<Cancelling>), Problem> {
+    let OrderRow { id, saga, .. } = existing(&orders.store, id).await?;
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        tracing::error!(error, "an order could not be cancelled");
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the cancellation may or may not have been recorded: repeat the request",
+        )
+    };
+    let of_saga: SagaId = saga.parse().map_err(|error| failed(&error))?;
+    let requested = tokio::time::timeout(TIMEOUT, order::cancel(&orders.starter, of_saga, id.clone()))
+        .await
+        .map_err(|late| failed(&late))?
+        .map_err(|error| failed(&error))?;
+    match requested {
+        Requested::New | Requested::Repeated => Ok((StatusCode::ACCEPTED, Json(Cancelling { id, saga }))),
+        Requested::Ended(ending) => {
+            Err(Problem::new(StatusCode::CONFLICT, format!("the order is {ending}: it cannot be cancelled any more")))
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Cancelling {
+    id: String,
+    saga: String,
+}
+
+async fn existing(store: &Store, id: Result<Path<String>, PathRejection>) -> Result<OrderRow, Problem> {
     let missing = || Problem::new(StatusCode::NOT_FOUND, "there is no such order");
     let id: Uuid = id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(missing)?;
-    let row = tokio::time::timeout(TIMEOUT, find(&orders.store, id)).await.unwrap_or_else(|late| Err(late.into()));
+    let row = tokio::time::timeout(TIMEOUT, find(store, id)).await.unwrap_or_else(|late| Err(late.into()));
     let row = row.map_err(|error| {
         tracing::error!(error = &*error as &dyn std::error::Error, "an order could not be read");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the order cannot be read at the moment")
     })?;
-    let OrderRow { id, saga, customer, item, quantity, cents, state, reason, placed_at } = row.ok_or_else(missing)?;
-    let placed_at = UNIX_EPOCH + Duration::from_millis(placed_at.unsigned_abs());
-    let placed_at = humantime::format_rfc3339_millis(placed_at).to_string();
-    Ok(Json(Shown { id, saga, customer, item, quantity, cents, state, reason, placed_at }))
+    row.ok_or_else(missing)
 }
 
 async fn find(store: &Store, id: Uuid) -> Result<Option<OrderRow>, Box<dyn std::error::Error + Send + Sync>> {

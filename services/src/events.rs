@@ -40,6 +40,8 @@ events! {
         /// The price of all of them.
         cents: i64,
     }
+    /// The customer has changed their mind. Whether in time is decided by shipping.
+    OrderCancelRequested "shop.order.cancel-requested.v1" on "order" {}
     /// Charged and shipped.
     OrderCompleted "shop.order.completed.v1" on "order" ends Completed {}
     /// Nothing is charged, nothing is shipped.

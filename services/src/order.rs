@@ -3,25 +3,29 @@
 //! | step | on | emits | compensated on |
 //! |---|---|---|---|
 //! | `place-order` | HTTP | [`OrderPlaced`] | [`PaymentDeclined`], [`PaymentRefunded`] → [`OrderCancelled`] |
+//! | `cancel-order` | HTTP | [`OrderCancelRequested`] | |
 //! | `complete-order` | [`ShipmentScheduled`] | [`OrderCompleted`] | |
 
 use saga_core::{
     Compensate, Local, Never, Participant, Step, StepContext, StepResult,
     id::SagaId,
     one_of,
-    start::{StartError, StartKey, Started, Starter},
+    start::{Requested, StartError, StartKey, Started, Starter},
     step::MustSucceed,
 };
 use uuid::Uuid;
 
-use crate::events::{OrderCancelled, OrderCompleted, OrderPlaced, PaymentDeclined, PaymentRefunded, ShipmentScheduled};
+use crate::events::{
+    OrderCancelRequested, OrderCancelled, OrderCompleted, OrderPlaced, PaymentDeclined, PaymentRefunded,
+    ShipmentScheduled,
+};
 
 /// The cast of the order service.
 pub fn participant() -> Participant {
-    Participant::new("order").start(PlaceOrder).step(CompleteOrder)
+    Participant::new("order").start(PlaceOrder).request(CancelOrder).step(CompleteOrder)
 }
 
-/// Its own table; `state` is placed, completed or cancelled.
+/// Its own table; `state` is placed, cancelling, completed or cancelled.
 pub const SCHEMA: &[&str] = &["CREATE TABLE IF NOT EXISTS orders (
         id TEXT PRIMARY KEY, saga TEXT NOT NULL, customer TEXT NOT NULL, item TEXT NOT NULL, quantity BIGINT NOT NULL,
         cents BIGINT NOT NULL, state TEXT NOT NULL, reason TEXT, placed_at BIGINT NOT NULL)"];
@@ -85,7 +89,7 @@ pub async fn place(starter: &Starter, key: StartKey<'_>, new: NewOrder) -> Resul
 
 /// A saga has one order. Like the saga's id it begins with the time, so that the table's index grows at its end; the random part
 /// is turned round, so that nobody takes one id for the other.
-fn order_id(saga: SagaId) -> String {
+pub fn order_id(saga: SagaId) -> String {
     Uuid::from_u128(saga.0.as_u128() ^ u128::from(u64::MAX >> 2)).to_string()
 }
 
@@ -104,6 +108,28 @@ impl Compensate for PlaceOrder {
         let (order, reason) = why.into_parts();
         Ok(OrderCancelled { order, reason })
     }
+}
+
+/// The customer changes their mind. The order is cancelled if shipping hears of it before it has shipped; otherwise it completes.
+#[derive(Debug)]
+pub struct CancelOrder;
+
+impl Step for CancelOrder {
+    const NAME: &'static str = "cancel-order";
+    type On = Never;
+    type Emits = OrderCancelRequested;
+    type Rejects = Never;
+    type CompensatedOn = Never;
+}
+
+/// Asks for the cancellation of an order that has not ended.
+pub async fn cancel(starter: &Starter, saga: SagaId, order: String) -> Result<Requested, StartError> {
+    starter
+        .request::<CancelOrder, _>(saga, async move |cx: &mut StepContext<'_>| {
+            cx.execute("UPDATE orders SET state = 'cancelling' WHERE id = $1", (order.clone(),)).await?;
+            Ok(OrderCancelRequested { order })
+        })
+        .await
 }
 
 /// Closes the saga: the goods are on their way.

@@ -9,6 +9,8 @@ use saga_core::{
     step::{CallContext, Doubt, MustSucceed, reject},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     events::{OrderPlaced, PaymentCharged, PaymentDeclined, PaymentRefunded, ShipmentFailed},
     gateway::{Charge, ChargeAnswer, GatewayClient},
@@ -65,36 +67,52 @@ impl External for ChargeCustomer {
     }
 }
 
+/// Money that went back.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refund {
+    /// The gateway's receipt.
+    pub receipt: String,
+    /// How much.
+    pub cents: i64,
+}
+
 impl CompensateExternal for ChargeCustomer {
     type Compensated = PaymentRefunded;
-    /// The receipt of the refund; `None` when there turned out to be nothing to give back.
-    type Reversal = Option<String>;
+    /// `None` when there turned out to be nothing to give back.
+    type Reversal = Option<Refund>;
 
     async fn reverse(
         &self,
         charged: &PaymentCharged,
         _: &ShipmentFailed,
         cx: &CallContext,
-    ) -> MustSucceed<Option<String>> {
-        Ok(Some(self.gateway.refund(cx.idempotency_key(), &charged.receipt).await?))
+    ) -> MustSucceed<Option<Refund>> {
+        let receipt = self.gateway.refund(cx.idempotency_key(), &charged.receipt).await?;
+        Ok(Some(Refund { receipt, cents: charged.cents }))
     }
 
     /// A void closes the key whatever became of it, so a charge that still travels is refused when it arrives.
-    async fn in_doubt(&self, _: &OrderPlaced, doubt: &Doubt, _: &CallContext) -> MustSucceed<Option<String>> {
-        Ok(self.gateway.void(doubt.forward_key).await?)
+    async fn in_doubt(&self, placed: &OrderPlaced, doubt: &Doubt, _: &CallContext) -> MustSucceed<Option<Refund>> {
+        let receipt = self.gateway.void(doubt.forward_key).await?;
+        Ok(receipt.map(|receipt| Refund { receipt, cents: placed.cents }))
     }
 
     async fn compensate(
         &self,
-        _: Option<String>,
+        refund: Option<Refund>,
         why: ShipmentFailed,
         cx: &mut StepContext<'_>,
     ) -> MustSucceed<PaymentRefunded> {
-        cx.execute(
-            "UPDATE payments SET state = 'refunded', changed_at = $1 WHERE order_id = $2",
-            (cx.now(), why.order.clone()),
-        )
-        .await?;
+        if let Some(Refund { receipt, cents }) = refund {
+            // A charge whose answer never came has no row yet.
+            cx.execute(
+                "INSERT INTO payments (order_id, saga, cents, receipt, state, changed_at)
+                 VALUES ($1, $2, $3, $4, 'refunded', $5)
+                 ON CONFLICT (order_id) DO UPDATE SET state = 'refunded', changed_at = $5",
+                (why.order.clone(), cx.saga().to_string(), cents, receipt, cx.now()),
+            )
+            .await?;
+        }
         Ok(PaymentRefunded { order: why.order, reason: why.reason })
     }
 

@@ -9,16 +9,17 @@ use anyhow::{Context as _, bail};
 use axum::{Router, http::StatusCode, routing::get};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use saga_core::{
-    Participant,
+    Choreography, Participant,
+    choreography::Part,
     clock::Clock,
     id::SagaId,
     node::{Health, Node},
-    participant::Contract,
+    retention::Retention,
+    signal,
     start::Starter,
     store::Store,
     transport::kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics},
 };
-use serde::Serialize;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
@@ -130,6 +131,18 @@ struct Options {
         global = true
     )]
     kafka_config: Vec<String>,
+    /// How long sagas are remembered; at least as long as the topics keep their events, or they may run again for nothing
+    #[arg(long, env = "SAGA_KEEP", default_value = "30days", value_parser = humantime::parse_duration, global = true)]
+    keep: Duration,
+    /// Forget sagas although the topics still hold their events
+    #[arg(long, env = "SAGA_KEEP_SHORTER_THAN_TOPICS", global = true)]
+    keep_shorter_than_topics: bool,
+    /// When a saga without an ending is counted as overdue, where it started
+    #[arg(long, env = "SAGA_OVERDUE", default_value = "1h", value_parser = humantime::parse_duration, global = true)]
+    overdue: Duration,
+    /// The topic on which stuck reactions are told; empty for none
+    #[arg(long, env = "SAGA_SIGNALS", default_value = signal::TOPIC, global = true)]
+    signals: String,
     /// How to write the log
     #[arg(long, env = "SAGA_LOG", default_value = "text", global = true)]
     log: Log,
@@ -169,6 +182,16 @@ impl Options {
         })
     }
 
+    fn retention(&self) -> Retention {
+        let retention = Retention::keep(self.keep).overdue_after(self.overdue);
+        if self.keep_shorter_than_topics { retention.shorter_than_topics() } else { retention }
+    }
+
+    /// The topic of its signals, if it publishes any.
+    fn signals(&self) -> Option<&str> {
+        Some(self.signals.as_str()).filter(|topic| !topic.is_empty())
+    }
+
     fn telemetry(&self, name: &str) -> saga_tracing::Config {
         let named = |variable| std::env::var(variable).ok().filter(|value| !value.is_empty());
         saga_tracing::Config {
@@ -198,12 +221,8 @@ impl<O: Args + fmt::Debug> Service<O> {
         match cli.command.unwrap_or(Command::Run) {
             Command::Run => self.run(participant, &cli.options).await,
             Command::Migrate(how) => self.migrate(&participant, &cli.options, &how).await,
-            Command::Describe { json: true } => {
-                println!("{}", serde_json::to_string_pretty(&Description::of(&participant))?);
-                Ok(())
-            }
-            Command::Describe { json: false } => {
-                println!("{}", table(&participant.contracts()));
+            Command::Describe { json } => {
+                print!("{}", describe(&participant, json)?);
                 Ok(())
             }
             Command::Health => probe(cli.options.http).await,
@@ -216,10 +235,10 @@ impl<O: Args + fmt::Debug> Service<O> {
         create_tables(&store, self.schema).await.context("the service's own tables could not be created")?;
         println!("{}: the tables are there", self.name);
         if how.topics {
-            let topics: Vec<_> = participant
-                .publishes_on()
-                .into_iter()
-                .map(|name| TopicSpec {
+            let names: Vec<&str> = participant.publishes_on().into_iter().chain(options.signals()).collect();
+            let topics: Vec<_> = names
+                .iter()
+                .map(|&name| TopicSpec {
                     name: name.to_owned(),
                     partitions: how.partitions,
                     replication: how.replication,
@@ -228,12 +247,7 @@ impl<O: Args + fmt::Debug> Service<O> {
                 .collect();
             let kafka = options.kafka(self.name)?;
             let created = create_topics(&kafka, &topics).await.context("the topics could not be created")?;
-            println!(
-                "{}: the topics {:?} are there, {} of them new",
-                self.name,
-                participant.publishes_on(),
-                created.len()
-            );
+            println!("{}: the topics {names:?} are there, {} of them new", self.name, created.len());
         }
         Ok(())
     }
@@ -268,6 +282,11 @@ impl<O: Args + fmt::Debug> Service<O> {
             let node = Node::observed(participant, store.clone(), source, sink, observer, Clock::system())?;
             #[cfg(feature = "harness")]
             let node = node.with_harness(&saga_core::harness::Harness::from_environment()?);
+            let node = node.remembering(options.retention());
+            let node = match options.signals() {
+                Some(topic) => node.signalling(topic),
+                None => node,
+            };
             let listener = TcpListener::bind(options.http)
                 .await
                 .with_context(|| format!("HTTP cannot be served at {}", options.http))?;
@@ -312,49 +331,20 @@ pub async fn create_tables(store: &Store, schema: &[&'static str]) -> anyhow::Re
 /// `/health`: the process lives. `/ready`: it has its database and its partitions.
 fn health(node: Health) -> Router {
     let ready = async move || match node.ready().await {
-        Ok(()) => Ok("ready"),
+        Ok(()) => match node.failing_steps() {
+            steps if steps.is_empty() => Ok("ready".to_owned()),
+            // Still ready: another instance would fare no better.
+            steps => Ok(format!("ready, but everything fails at {}", steps.join(", "))),
+        },
         Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     };
     Router::new().route("/health", get(async || "alive")).route("/ready", get(ready))
 }
 
-/// What `describe --json` prints.
-#[derive(Debug, Serialize)]
-struct Description {
-    participant: &'static str,
-    listens_to: Vec<&'static str>,
-    publishes_on: Vec<&'static str>,
-    steps: Vec<Contract>,
-}
-
-impl Description {
-    fn of(participant: &Participant) -> Self {
-        Self {
-            participant: participant.name(),
-            listens_to: participant.listens_to(),
-            publishes_on: participant.publishes_on(),
-            steps: participant.contracts(),
-        }
-    }
-}
-
-fn table(steps: &[Contract]) -> comfy_table::Table {
-    let names =
-        |events: &[saga_core::event::EventType]| events.iter().map(|event| event.name).collect::<Vec<_>>().join("\n");
-    let mut table = comfy_table::Table::new();
-    table.set_header(["step", "on", "emits", "rejects", "compensated on", "compensated", "retry"]);
-    for step in steps {
-        table.add_row([
-            step.name.to_owned(),
-            names(&step.on),
-            names(&step.emits),
-            names(&step.rejects),
-            names(&step.compensated_on),
-            names(&step.compensated),
-            step.retry.clone(),
-        ]);
-    }
-    table
+/// What `describe` prints: this participant's part of a choreography.
+fn describe(participant: &Participant, json: bool) -> anyhow::Result<String> {
+    let part = Part::from(participant);
+    Ok(if json { serde_json::to_string_pretty(&part)? + "\n" } else { Choreography { parts: vec![part] }.to_table() })
 }
 
 #[cfg(test)]

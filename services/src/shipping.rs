@@ -1,18 +1,22 @@
 //! The shipping service: takes the goods from the stock, or says that there are none.
 //!
-//! | step | on | emits | rejects |
-//! |---|---|---|---|
-//! | `ship-order` | [`PaymentCharged`] | [`ShipmentScheduled`] | [`ShipmentFailed`] |
+//! | step | on | emits | rejects | compensated on |
+//! |---|---|---|---|---|
+//! | `ship-order` | [`PaymentCharged`] | [`ShipmentScheduled`] | [`ShipmentFailed`] | [`OrderCancelRequested`] → [`ShipmentFailed`] |
 //!
-//! `ship-order` is the pivot: once it is done nothing is taken back, and the order can only complete.
+//! `ship-order` is the pivot: once it is done nothing is taken back, and the order can only complete. So it is the gate of a
+//! customer's cancellation, too: whichever comes first at this one row of the ledger, payment or cancellation, wins.
 
-use saga_core::{Local, Never, Participant, Step, StepContext, StepResult, step::reject};
+use saga_core::{
+    Gate, Local, Participant, Step, StepContext, StepResult,
+    step::{MustSucceed, reject},
+};
 
-use crate::events::{PaymentCharged, ShipmentFailed, ShipmentScheduled};
+use crate::events::{OrderCancelRequested, PaymentCharged, ShipmentFailed, ShipmentScheduled};
 
 /// The cast of the shipping service.
 pub fn participant() -> Participant {
-    Participant::new("shipping").step(ShipOrder)
+    Participant::new("shipping").gate(ShipOrder)
 }
 
 /// Its own tables, and a stock with one item that is sold out.
@@ -34,7 +38,7 @@ impl Step for ShipOrder {
     type On = PaymentCharged;
     type Emits = ShipmentScheduled;
     type Rejects = ShipmentFailed;
-    type CompensatedOn = Never;
+    type CompensatedOn = OrderCancelRequested;
 }
 
 impl Local for ShipOrder {
@@ -56,13 +60,21 @@ impl Local for ShipOrder {
     }
 }
 
+impl Gate for ShipOrder {
+    type Compensated = ShipmentFailed;
+
+    async fn nothing_done(&self, why: OrderCancelRequested, _: &mut StepContext<'_>) -> MustSucceed<ShipmentFailed> {
+        Ok(ShipmentFailed { order: why.order, reason: "cancelled by the customer".to_owned() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_shipping_service_hears_payment_only() {
+    fn the_shipping_service_hears_payment_and_cancellations() {
         let shipping = super::participant();
         shipping.check().unwrap();
-        assert_eq!(shipping.listens_to(), ["payment"]);
+        assert_eq!(shipping.listens_to(), ["order", "payment"]);
         assert_eq!(shipping.publishes_on(), ["shipping"]);
     }
 }

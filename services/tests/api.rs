@@ -108,6 +108,20 @@ async fn repetitions_at_the_same_time_place_one_order() {
 }
 
 #[tokio::test]
+async fn an_order_is_cancelled_once_and_shows_that_it_may_be() {
+    let order = Running::new().await;
+    let (_, placed) = answer(order.place("k-1", &a_book())).await;
+    let id = placed["id"].as_str().unwrap();
+    let cancel = |id: &str| order.http.post(format!("http://{}/orders/{id}/cancel", order.address));
+    for _ in 0..2 {
+        assert_eq!(answer(cancel(id)).await, (StatusCode::ACCEPTED, placed.clone()));
+    }
+    assert_eq!(order.show(id).await.1["state"], "cancelling");
+    assert_eq!(order.store.outbox_len().await.unwrap(), 2, "one event placed it, one asks for its cancellation");
+    assert_eq!(answer(cancel("0190f0f0-0000-7000-8000-000000000000")).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn what_is_no_order_places_none() {
     let order = Running::new().await;
     for (field, value) in [

@@ -39,6 +39,11 @@ use crate::{
 const BOUND: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
 
+/// A customer's cancellation decides nothing yet.
+const ORDERS: &str =
+    "SELECT CASE WHEN state IN ('placed', 'cancelling') THEN 'open' ELSE state END, count(*) FROM orders
+    GROUP BY 1";
+
 /// What to run the services on.
 #[derive(Debug, Clone, Default)]
 pub struct Setting {
@@ -168,9 +173,7 @@ impl Processes {
             let rows = record[what].as_array().map(Vec::as_slice).unwrap_or_default();
             rows.iter().filter(|row| row["receipt"].is_string()).count() as u64
         };
-        let [open, completed, cancelled] = self
-            .sums("order", "SELECT state, count(*) FROM orders GROUP BY state", ["placed", "completed", "cancelled"])
-            .await?;
+        let [open, completed, cancelled] = self.sums("order", ORDERS, ["open", "completed", "cancelled"]).await?;
         let [charged, refunded, declined] = self
             .sums("payment", "SELECT state, count(*) FROM payments GROUP BY state", ["charged", "refunded", "declined"])
             .await?;
@@ -268,7 +271,7 @@ impl World for Processes {
         let url = format!("{}/orders/{order}", self.url("order"));
         wait_for("the order to end", BOUND, async || {
             let shown: Value = self.client.get(&url).send().await?.error_for_status()?.json().await?;
-            Ok((shown["state"] != "placed").then_some(()))
+            Ok((shown["state"] == "completed" || shown["state"] == "cancelled").then_some(()))
         })
         .await?;
         // The database knows it a little before the topic does.

@@ -13,7 +13,7 @@ use saga_core::{
     id::SagaId,
     node::Node,
     observer::{Observer, Unseen},
-    start::{StartKey, Started},
+    start::{Requested, StartKey, Started},
     store::Store,
     timeline::Timeline,
     transport::memory::MemoryBroker,
@@ -128,6 +128,19 @@ impl Stage {
         bail!("somebody was still busy after {ROUNDS} rounds")
     }
 
+    /// One turn of one participant.
+    pub async fn turn(&mut self, name: &str) -> Result<bool> {
+        let node = self.nodes.get_mut(name).context("it is not up")?;
+        Ok(node.turn().with_subscriber(dispatch(&self.observers, name)).await?)
+    }
+
+    /// The customer changes their mind.
+    pub async fn cancel(&self, saga: SagaId) -> Result<Requested> {
+        let starter = self.nodes.get("order").context("the order service is down")?.starter();
+        let cancelling = order::cancel(&starter, saga, order::order_id(saga));
+        Ok(cancelling.with_subscriber(dispatch(&self.observers, "order")).await?)
+    }
+
     /// From now on the participant is seen by `observer`, and its spans go to `dispatch`. It is started anew.
     pub async fn observe(&mut self, name: &'static str, observer: Arc<dyn Observer>, dispatch: Dispatch) -> Result<()> {
         self.observers.insert(name, (observer, dispatch));
@@ -199,7 +212,7 @@ impl World for Stage {
             rows.iter().filter(|row| row["receipt"].is_string()).count() as u64
         };
         Ok(Totals {
-            open: self.count("order", "SELECT count(*) FROM orders WHERE state = 'placed'").await?,
+            open: self.count("order", "SELECT count(*) FROM orders WHERE state IN ('placed', 'cancelling')").await?,
             completed: self.count("order", "SELECT count(*) FROM orders WHERE state = 'completed'").await?,
             cancelled: self.count("order", "SELECT count(*) FROM orders WHERE state = 'cancelled'").await?,
             charged: self.count("payment", "SELECT count(*) FROM payments WHERE state = 'charged'").await?,

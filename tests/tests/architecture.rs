@@ -40,7 +40,7 @@ fn dependencies_point_one_way() {
 #[test]
 fn a_name_appears_only_where_it_belongs() {
     let rules: [(&str, &[&str]); 4] = [
-        ("rdkafka", &["saga-core/src/transport/kafka.rs", "saga-core/src/transport/embedded.rs"]),
+        ("rdkafka", &["saga-core/src/transport/kafka/", "saga-core/src/transport/embedded.rs"]),
         // Steps and their transaction are sqlx's to users; an error of it tells a conflict from a failure.
         (
             "sqlx",
@@ -73,7 +73,7 @@ fn a_name_appears_only_where_it_belongs() {
 
 #[test]
 fn what_is_pure_stays_pure() {
-    let pure = ["compensation/src/", "saga-core/src/retry.rs", "saga-core/src/envelope.rs"];
+    let pure = ["compensation/src/", "saga-core/src/retry.rs", "saga-core/src/envelope/"];
     let pure = [&pure[..], &["saga-core/src/choreography.rs", "saga-core/src/timeline.rs"]].concat();
     let impure = ["tokio::", "std::fs", "std::net", "::now()", ".await", "async "];
     let mut seen = 0;
@@ -84,7 +84,7 @@ fn what_is_pure_stays_pure() {
             assert!(found.is_none(), "{file}:{}: {line}", number + 1);
         }
     }
-    assert!(seen >= 6, "the pure files have moved");
+    assert!(seen >= 8, "the pure files have moved");
 }
 
 #[test]

@@ -69,6 +69,20 @@ pub const STARTED: &str = "saga.started";
 pub const ENDED: &str = "saga.ended";
 /// Counter: events whose type nobody here reacts to.
 pub const PASSED: &str = "saga.events.passed";
+/// Up-down counter: steps at which everything fails, so that one reaction probes and the others wait.
+pub const BREAKERS_OPEN: &str = "saga.breakers.open";
+/// Counter: reactions that have failed for longer than their step's patience.
+pub const PATIENCE_EXCEEDED: &str = "saga.patience.exceeded";
+/// Counter: sagas that were forgotten because they are old.
+pub const FORGOTTEN: &str = "saga.forgotten";
+/// Gauge: sagas that started here and have had no ending for too long.
+pub const OVERDUE: &str = "saga.overdue";
+/// Gauge: committed events that wait for the broker.
+pub const OUTBOX_ROWS: &str = "saga.outbox.rows";
+/// Gauge: reactions that wait, by [`WORK_STATE`].
+pub const WORK_ROWS: &str = "saga.work.rows";
+/// What a waiting reaction waits for: `calling`, `deferred`, `parked` or `stuck`.
+pub const WORK_STATE: &str = "saga.work.state";
 /// Counter: messages that the broker acknowledged.
 pub const SENT_MESSAGES: &str = "messaging.client.sent.messages";
 /// Counter: messages taken from a topic.

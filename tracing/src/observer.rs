@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 
 use opentelemetry::{
     Context, KeyValue,
-    metrics::{Counter, Histogram, Meter},
+    metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
     trace::{Span as _, SpanKind, Status, TraceContextExt, Tracer},
 };
 use opentelemetry_sdk::trace::SdkTracer;
@@ -18,6 +18,7 @@ use saga_core::{
     envelope::TraceContext,
     event::Ending,
     observer::{Emission, Measure, Observer, Outcome, Phase, Reaction, ReactionSpan},
+    step::Direction,
 };
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -236,6 +237,12 @@ struct Meters {
     started: Counter<u64>,
     ended: Counter<u64>,
     passed: Counter<u64>,
+    breakers_open: UpDownCounter<i64>,
+    patience_exceeded: Counter<u64>,
+    forgotten: Counter<u64>,
+    overdue: Gauge<u64>,
+    outbox_rows: Gauge<u64>,
+    work_rows: Gauge<u64>,
     sent: Counter<u64>,
     consumed: Counter<u64>,
 }
@@ -248,6 +255,7 @@ impl Meters {
         ];
         let seconds = |name| meter.f64_histogram(name).with_unit("s").with_boundaries(boundaries.clone()).build();
         let count = |name, unit| meter.u64_counter(name).with_unit(unit).build();
+        let gauge = |name, unit| meter.u64_gauge(name).with_unit(unit).build();
         Self {
             process: seconds(names::PROCESS_DURATION),
             call: seconds(names::CALL_DURATION),
@@ -257,6 +265,12 @@ impl Meters {
             started: count(names::STARTED, "{saga}"),
             ended: count(names::ENDED, "{saga}"),
             passed: count(names::PASSED, "{event}"),
+            breakers_open: meter.i64_up_down_counter(names::BREAKERS_OPEN).with_unit("{step}").build(),
+            patience_exceeded: count(names::PATIENCE_EXCEEDED, "{reaction}"),
+            forgotten: count(names::FORGOTTEN, "{saga}"),
+            overdue: gauge(names::OVERDUE, "{saga}"),
+            outbox_rows: gauge(names::OUTBOX_ROWS, "{event}"),
+            work_rows: gauge(names::WORK_ROWS, "{reaction}"),
             sent: count(names::SENT_MESSAGES, "{message}"),
             consumed: count(names::CONSUMED_MESSAGES, "{message}"),
         }
@@ -280,6 +294,18 @@ impl Meters {
             // A type comes from outside: it is cut here, and the SDK bounds how many different ones it keeps.
             Measure::Passed { event_type } => {
                 self.passed.add(1, &[participant, KeyValue::new(names::EVENT_TYPE, clip(event_type))]);
+            }
+            Measure::Breaker { step, direction, open } => {
+                self.breakers_open.add(if *open { 1 } else { -1 }, &reaction(participant, step, *direction));
+            }
+            Measure::PatienceExceeded { step, direction } => {
+                self.patience_exceeded.add(1, &reaction(participant, step, *direction));
+            }
+            Measure::Forgotten { sagas } => self.forgotten.add(*sagas, &[participant]),
+            Measure::Overdue { sagas } => self.overdue.record(*sagas, &[participant]),
+            Measure::Outbox { rows } => self.outbox_rows.record(*rows, &[participant]),
+            Measure::Work { state, rows } => {
+                self.work_rows.record(*rows, &[participant, KeyValue::new(names::WORK_STATE, state.as_str())]);
             }
             Measure::Started => self.started.add(1, &[participant]),
             Measure::Published { topic, messages: sent } => {
@@ -327,6 +353,11 @@ impl Measured {
         };
         duration.record(took.as_secs_f64(), &attributes);
     }
+}
+
+fn reaction(participant: KeyValue, step: &str, direction: Direction) -> [KeyValue; 3] {
+    let direction = KeyValue::new(names::DIRECTION, direction.as_str());
+    [participant, KeyValue::new(names::STEP, step.to_owned()), direction]
 }
 
 fn clip(text: &str) -> String {

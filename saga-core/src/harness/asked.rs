@@ -1,6 +1,7 @@
 //! What can be asked of a node: where to stop for ever, which rule to break.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     str::FromStr,
     sync::{
@@ -118,6 +119,7 @@ named! {
         StuckCallWaits "stuck-call-waits" "A call that needs a person keeps its compensation waiting.",
         RefusalBelieved "refusal-believed" "A no is believed although an earlier attempt had an unknown outcome.",
         KeyPerAttempt "key-per-attempt" "Each attempt of a call carries a key of its own.",
+        HorizonIgnored "horizon-ignored" "A reaction of a saga that is forgotten is taken for new.",
         LookUpInDoubt "look-up-in-doubt" "A call in doubt is looked up and taken back, and its key stays open. Broken by whoever stands between the step and the other system.",
     }
 }
@@ -126,6 +128,11 @@ named! {
 pub trait Hook: Send + Sync + 'static {
     /// The point is reached. The node goes on when the future is ready; a crash is one that never is.
     fn reach(&self, point: Point) -> BoxFuture<'_, ()>;
+
+    /// True when the answer to a commit is lost: it took effect, and nobody here knows.
+    fn loses_commit(&self) -> bool {
+        false
+    }
 
     /// True when this step's own code is to fail now, as a step does whose database or other system is away.
     fn fails(&self, _step: &str, _direction: Direction) -> bool {
@@ -181,6 +188,15 @@ impl Harness {
 
     pub(crate) fn fails(&self, step: &str, direction: Direction) -> bool {
         self.0.as_ref().is_some_and(|asked| asked.hook.fails(step, direction))
+    }
+
+    pub(crate) fn loses_commit(&self) -> bool {
+        self.0.as_ref().is_some_and(|asked| asked.hook.loses_commit())
+    }
+
+    /// [`Rule::HorizonIgnored`].
+    pub(crate) fn horizon(&self, forgotten: BTreeSet<SagaId>) -> BTreeSet<SagaId> {
+        if self.breaks(Rule::HorizonIgnored) { BTreeSet::new() } else { forgotten }
     }
 
     /// [`Rule::PublishBeforeCommit`].

@@ -1,6 +1,6 @@
 //! A node taken apart, for a driver that decides what happens next: each part is moved by itself, and may be left where it is.
 
-use super::{Error, Limit, Node, Shared, Source, Starter, round};
+use super::{Error, Housekeeping, Limit, Node, Shared, Source, Starter, round};
 use crate::{
     call::Call,
     harness::Harness,
@@ -17,6 +17,8 @@ pub struct Parts {
     pub publishing: Publishing,
     /// Events that a crash left.
     pub sweeping: Sweeping,
+    /// Old sagas.
+    pub keeping: Keeping,
 }
 
 /// Settles batches.
@@ -31,6 +33,10 @@ pub struct Publishing(Publisher);
 
 /// Publishes what a crash left.
 pub struct Sweeping(Sweeper);
+
+/// Forgets old sagas.
+#[derive(Debug)]
+pub struct Keeping(Housekeeping);
 
 /// A call that is to be made.
 #[derive(Debug)]
@@ -55,8 +61,9 @@ impl Node {
     /// The parts of this node. Dropping them is a crash.
     pub fn into_parts(self) -> Parts {
         let sweeping = Sweeping(self.publisher.sweeper());
+        let keeping = Keeping(Housekeeping::new(self.shared.clone(), self.retention));
         let settling = Settling { shared: self.shared, source: self.source, unsettled: self.unsettled };
-        Parts { settling, publishing: Publishing(self.publisher), sweeping }
+        Parts { settling, publishing: Publishing(self.publisher), sweeping, keeping }
     }
 }
 
@@ -88,6 +95,13 @@ impl Sweeping {
     /// One sweep; how many rows it found.
     pub async fn turn(&self) -> Result<usize, Error> {
         self.0.sweep().await
+    }
+}
+
+impl Keeping {
+    /// One round; how many sagas were forgotten.
+    pub async fn turn(&mut self) -> Result<u64, Error> {
+        self.0.round().await
     }
 }
 

@@ -130,6 +130,10 @@ pub struct WorkRow {
     pub due_at: Option<i64>,
     /// Attempts that were begun. Counted before a call is made.
     pub attempts: u32,
+    /// Failures that count against the step's policy: not those while everything failed there.
+    pub counted: u32,
+    /// Since when its time runs, in milliseconds since the Unix epoch.
+    pub counted_from: i64,
     /// Which process calls.
     pub lease_owner: Option<Uuid>,
     /// The failed attempts, the last [`KEPT_FAILURES`] of them.
@@ -378,6 +382,11 @@ impl Store {
         on!(Self, self, store => store.work(limit).await)
     }
 
+    /// Makes up to `limit` deferred rows of a step and direction due at `now`, and returns how many: what they waited for is over.
+    pub async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
+        on!(Self, self, store => store.work_wake(step, direction, now, limit).await)
+    }
+
     /// Makes every call that `owner` holds a lease on due at `now`: the process stops.
     pub async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {
         on!(Self, self, store => store.release_leases(owner, now).await)
@@ -391,6 +400,27 @@ impl Store {
     /// The distinct step names that the ledger holds.
     pub async fn ledger_steps(&self) -> Result<Vec<String>, Error> {
         on!(Self, self, store => store.ledger_steps().await)
+    }
+
+    /// Sagas that started before this time were forgotten, in milliseconds since the Unix epoch; 0 when none were.
+    pub async fn horizon(&self) -> Result<i64, Error> {
+        on!(Self, self, store => store.horizon().await)
+    }
+
+    /// Raises the horizon to `before` (milliseconds since the Unix epoch; it is never lowered) and forgets up to `limit` whole sagas
+    /// that started earlier, none that waits for something. Returns how many were forgotten.
+    pub async fn prune(&self, before: i64, limit: u32) -> Result<u64, Error> {
+        on!(Self, self, store => store.prune(before, limit).await)
+    }
+
+    /// Sagas whose step `start` is done and that have no ending here, with ids from `from` up to and without `to`, at most `limit`.
+    pub async fn open_sagas(&self, start: &str, from: SagaId, to: SagaId, limit: u32) -> Result<Vec<SagaId>, Error> {
+        on!(Self, self, store => store.open_sagas(start, from, to, limit).await)
+    }
+
+    /// How many rows of the work table there are in each state.
+    pub async fn work_counts(&self) -> Result<Vec<(WorkState, u64)>, Error> {
+        on!(Self, self, store => store.work_counts().await)
     }
 
     /// Fails when the database cannot be used, or the tables are not those of this version.
@@ -409,6 +439,11 @@ impl Tx {
     /// the past (PostgreSQL takes its snapshot before it waits for the lock).
     pub async fn read(&mut self, sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
         on!(Self, self, tx => tx.read(sagas).await)
+    }
+
+    /// See [`Store::horizon`]. A statement of its own after [`Tx::lock`], like [`Tx::read`].
+    pub async fn horizon(&mut self) -> Result<i64, Error> {
+        on!(Self, self, tx => tx.horizon().await)
     }
 
     /// Writes in bulk. [`Error::Transition`] when a row is not in the state that it was expected in.

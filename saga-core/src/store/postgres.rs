@@ -12,12 +12,13 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    Changes, LedgerRow, OutboxRow, StartedRow, State, WorkRow,
+    Changes, LedgerRow, OutboxRow, StartedRow, State, WorkRow, WorkState,
     schema::{self, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
     id::{ReactionId, SagaId},
+    step::Direction,
 };
 
 /// Outbox and work rows are deleted soon after they were written: a share of a table that is usually empty is no threshold, so
@@ -43,7 +44,8 @@ const MIGRATIONS: Migrations = &[(
         seq bigint NOT NULL, log_topic text NOT NULL, log_partition integer NOT NULL, log_offset bigint NOT NULL,
         key bytea, headers text NOT NULL, body bytea NOT NULL,
         due_at bigint, attempts bigint NOT NULL, lease_owner uuid, failures text NOT NULL,
-        since bigint NOT NULL, reason text NOT NULL, blocks boolean NOT NULL
+        since bigint NOT NULL, reason text NOT NULL, blocks boolean NOT NULL, counted bigint NOT NULL,
+        counted_from bigint NOT NULL
     ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
     CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
@@ -52,6 +54,9 @@ const MIGRATIONS: Migrations = &[(
         created_at bigint NOT NULL,
         PRIMARY KEY (caller, key)
     );
+    CREATE INDEX {p}_started_saga ON {p}_started (saga);
+    CREATE TABLE {p}_horizon (id bigint PRIMARY KEY CHECK (id = 1), before bigint NOT NULL);
+    INSERT INTO {p}_horizon (id, before) VALUES (1, 0);
     ",
 )];
 
@@ -114,6 +119,7 @@ struct Statements {
     work_of: Arc<str>,
     work_upsert: Arc<str>,
     work_delete: Arc<str>,
+    work_wake: Arc<str>,
     release_leases: Arc<str>,
     ledger: Arc<str>,
     ledger_of: Arc<str>,
@@ -122,6 +128,13 @@ struct Statements {
     ledger_update: Arc<str>,
     started: Arc<str>,
     started_insert: Arc<str>,
+    horizon: Arc<str>,
+    horizon_raise: Arc<str>,
+    prunable: Arc<str>,
+    prune_ledger: Arc<str>,
+    prune_started: Arc<str>,
+    open_sagas: Arc<str>,
+    work_counts: Arc<str>,
 }
 
 impl Statements {
@@ -135,7 +148,7 @@ impl Statements {
             $16::int8[]";
         let work_arrays = "$1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], \
             $8::int4[], $9::int8[], $10::bytea[], $11::text[], $12::bytea[], $13::int8[], $14::int8[], $15::uuid[], \
-            $16::text[], $17::int8[], $18::text[], $19::bool[]";
+            $16::text[], $17::int8[], $18::text[], $19::bool[], $20::int8[], $21::int8[]";
         let outbox_arrays = "$1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::int8[]";
         Self {
             meta: sql("{p}_meta"),
@@ -164,6 +177,26 @@ impl Statements {
                 schema::assignments(&schema::WORK[1..], "excluded")
             )),
             work_delete: sql("DELETE FROM {p}_work WHERE id = ANY($1::uuid[])"),
+            horizon: sql("SELECT before FROM {p}_horizon WHERE id = 1"),
+            horizon_raise: sql("UPDATE {p}_horizon SET before = greatest(before, $1) WHERE id = 1"),
+            // Only an id of version 7 tells when its saga started.
+            prunable: sql(
+                "SELECT DISTINCT saga FROM {p}_ledger AS l WHERE saga < $1 AND substr(saga::text, 15, 1) = '7' \
+                 AND NOT EXISTS (SELECT 1 FROM {p}_work AS w WHERE w.saga = l.saga) ORDER BY saga LIMIT $2",
+            ),
+            prune_ledger: sql("DELETE FROM {p}_ledger WHERE saga = ANY($1::uuid[])"),
+            prune_started: sql("DELETE FROM {p}_started WHERE saga = ANY($1::uuid[])"),
+            open_sagas: sql(
+                "SELECT saga FROM {p}_ledger AS l WHERE step = $1 AND state = 'done' AND saga >= $2 AND saga < $3 \
+                 AND NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL) \
+                 ORDER BY saga LIMIT $4",
+            ),
+            work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
+            // A row that a transaction is at work on need not be woken, and waiting for it could end in a deadlock.
+            work_wake: sql(
+                "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
+                 AND state = 'deferred' AND due_at > $3 LIMIT $4 FOR UPDATE SKIP LOCKED)",
+            ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
             ),
@@ -330,6 +363,58 @@ impl Postgres {
         schema::rows(cells)
     }
 
+    pub(super) async fn horizon(&self) -> Result<i64, Error> {
+        sqlx::query_scalar(safe(&self.sql.horizon))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(Error::database("reading the horizon"))
+    }
+
+    pub(super) async fn prune(&self, before: i64, limit: u32) -> Result<u64, Error> {
+        let mut tx = self.begin().await?;
+        let pruned = tx.prune(before, limit).await?;
+        tx.commit().await?;
+        Ok(pruned)
+    }
+
+    pub(super) async fn open_sagas(
+        &self,
+        start: &str,
+        from: SagaId,
+        to: SagaId,
+        limit: u32,
+    ) -> Result<Vec<SagaId>, Error> {
+        let sagas: Vec<Uuid> = sqlx::query_scalar(safe(&self.sql.open_sagas))
+            .bind(start)
+            .bind(from.0)
+            .bind(to.0)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(Error::database("looking for open sagas"))?;
+        Ok(sagas.into_iter().map(SagaId).collect())
+    }
+
+    pub(super) async fn work_counts(&self) -> Result<Vec<(WorkState, u64)>, Error> {
+        let counts: Vec<(String, i64)> = sqlx::query_as(safe(&self.sql.work_counts))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(Error::database("counting work"))?;
+        schema::counts(counts)
+    }
+
+    pub(super) async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
+        let woken = sqlx::query(safe(&self.sql.work_wake))
+            .bind(step)
+            .bind(direction.as_str())
+            .bind(now)
+            .bind(i64::from(limit))
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("waking deferred work"))?;
+        Ok(woken.rows_affected())
+    }
+
     pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {
         sqlx::query(safe(&self.sql.release_leases))
             .bind(owner)
@@ -388,6 +473,38 @@ impl Tx {
             .await
             .map_err(Error::database("locking sagas"))?;
         Ok(())
+    }
+
+    pub(super) async fn horizon(&mut self) -> Result<i64, Error> {
+        sqlx::query_scalar(safe(&self.sql.horizon))
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(Error::database("reading the horizon"))
+    }
+
+    /// The horizon first: whoever finds a saga forgotten finds the horizon that says so.
+    async fn prune(&mut self, before: i64, limit: u32) -> Result<u64, Error> {
+        let failed = |error| Error::database("forgetting old sagas")(error);
+        sqlx::query(safe(&self.sql.horizon_raise)).bind(before).execute(&mut *self.tx).await.map_err(failed)?;
+        let old: Vec<Uuid> = sqlx::query_scalar(safe(&self.sql.prunable))
+            .bind(SagaId::first_of(before).0)
+            .bind(i64::from(limit))
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(failed)?;
+        let old: Vec<SagaId> = old.into_iter().map(SagaId).collect();
+        if old.is_empty() {
+            return Ok(0);
+        }
+        self.lock(&old).await?;
+        // Asked again under the lock: something may have begun to wait.
+        let (_, work) = self.read(&old).await?;
+        let gone: Vec<Uuid> =
+            old.iter().filter(|saga| !work.iter().any(|row| row.saga == **saga)).map(|saga| saga.0).collect();
+        for statement in [&self.sql.prune_ledger, &self.sql.prune_started] {
+            sqlx::query(safe(statement)).bind(&gone).execute(&mut *self.tx).await.map_err(failed)?;
+        }
+        Ok(gone.len() as u64)
     }
 
     pub(super) async fn read(&mut self, sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
@@ -495,6 +612,8 @@ impl Tx {
             .bind(each(&rows, |row| row.since))
             .bind(each(&rows, |row| row.reason.as_str()))
             .bind(each(&rows, |row| row.blocks))
+            .bind(each(&rows, |row| i64::from(row.counted)))
+            .bind(each(&rows, |row| row.counted_from))
             .execute(&mut *self.tx)
             .await
             .map_err(Error::database("writing work rows"))?;

@@ -61,7 +61,7 @@ pub(super) const LEDGER: [&str; 16] = [
 ];
 
 /// The columns of a work row, in the order in which they are bound.
-pub(super) const WORK: [&str; 19] = [
+pub(super) const WORK: [&str; 21] = [
     "id",
     "saga",
     "step",
@@ -81,6 +81,8 @@ pub(super) const WORK: [&str; 19] = [
     "since",
     "reason",
     "blocks",
+    "counted",
+    "counted_from",
 ];
 
 /// The columns of an outbox row, in the order in which they are bound; the other columns have defaults.
@@ -167,6 +169,8 @@ pub(super) struct WorkCells<U> {
     since: i64,
     reason: String,
     blocks: bool,
+    counted: i64,
+    counted_from: i64,
 }
 
 impl<U: Into<Uuid>> TryFrom<WorkCells<U>> for WorkRow {
@@ -202,6 +206,8 @@ impl<U: Into<Uuid>> TryFrom<WorkCells<U>> for WorkRow {
             since: cells.since,
             reason: cells.reason,
             blocks: cells.blocks,
+            counted: count(TABLE, cells.counted)?,
+            counted_from: cells.counted_from,
         })
     }
 }
@@ -257,6 +263,15 @@ impl<U: Into<Uuid>> From<StartedCells<U>> for StartedRow {
 /// Every row of a query, or the first thing in them that this version does not know.
 pub(super) fn rows<C, R: TryFrom<C, Error = Error>>(cells: Vec<C>) -> Result<Vec<R>, Error> {
     cells.into_iter().map(R::try_from).collect()
+}
+
+/// Rows per state.
+pub(super) fn counts(rows: Vec<(String, i64)>) -> Result<Vec<(WorkState, u64)>, Error> {
+    let parse = |(word, rows): (String, i64)| {
+        let state = WorkState::parse(&word).ok_or_else(|| unknown("work", &word))?;
+        Ok((state, rows.unsigned_abs()))
+    };
+    rows.into_iter().map(parse).collect()
 }
 
 /// Sweepers publish in the order of writing; `RETURNING` promises none.

@@ -15,12 +15,13 @@ use sqlx::{
 use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{
-    Changes, LedgerRow, OutboxRow, StartedRow, State, WorkRow,
+    Changes, LedgerRow, OutboxRow, StartedRow, State, WorkRow, WorkState,
     schema::{self, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
     id::{ReactionId, SagaId},
+    step::Direction,
 };
 
 const MIGRATIONS: Migrations = &[(
@@ -44,7 +45,8 @@ const MIGRATIONS: Migrations = &[(
         seq INTEGER NOT NULL, log_topic TEXT NOT NULL, log_partition INTEGER NOT NULL, log_offset INTEGER NOT NULL,
         key BLOB, headers TEXT NOT NULL, body BLOB NOT NULL,
         due_at INTEGER, attempts INTEGER NOT NULL, lease_owner TEXT, failures TEXT NOT NULL,
-        since INTEGER NOT NULL, reason TEXT NOT NULL, blocks INTEGER NOT NULL
+        since INTEGER NOT NULL, reason TEXT NOT NULL, blocks INTEGER NOT NULL, counted INTEGER NOT NULL,
+        counted_from INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
@@ -53,6 +55,9 @@ const MIGRATIONS: Migrations = &[(
         created_at INTEGER NOT NULL,
         PRIMARY KEY (caller, key)
     ) STRICT;
+    CREATE INDEX {p}_started_saga ON {p}_started (saga);
+    CREATE TABLE {p}_horizon (id INTEGER PRIMARY KEY CHECK (id = 1), before INTEGER NOT NULL) STRICT;
+    INSERT INTO {p}_horizon (id, before) VALUES (1, 0);
     ",
 )];
 
@@ -141,6 +146,7 @@ struct Statements {
     work_of: Arc<str>,
     work_upsert: Bulk,
     work_delete: Arc<str>,
+    work_wake: Arc<str>,
     release_leases: Arc<str>,
     ledger: Arc<str>,
     ledger_of: Arc<str>,
@@ -149,6 +155,13 @@ struct Statements {
     ledger_update: Bulk,
     started: Arc<str>,
     started_insert: Arc<str>,
+    horizon: Arc<str>,
+    horizon_raise: Arc<str>,
+    prunable: Arc<str>,
+    prune_ledger: Arc<str>,
+    prune_started: Arc<str>,
+    open_sagas: Arc<str>,
+    work_counts: Arc<str>,
 }
 
 impl Statements {
@@ -190,6 +203,23 @@ impl Statements {
                 ),
             ),
             work_delete: sql("DELETE FROM {p}_work WHERE id IN (SELECT value FROM json_each($1))"),
+            horizon: sql("SELECT before FROM {p}_horizon WHERE id = 1"),
+            horizon_raise: sql("UPDATE {p}_horizon SET before = max(before, $1) WHERE id = 1"),
+            // Only an id of version 7 tells when its saga started.
+            prunable: sql("SELECT DISTINCT saga FROM {p}_ledger AS l WHERE saga < $1 AND substr(saga, 15, 1) = '7' \
+                 AND NOT EXISTS (SELECT 1 FROM {p}_work AS w WHERE w.saga = l.saga) ORDER BY saga LIMIT $2"),
+            prune_ledger: sql("DELETE FROM {p}_ledger WHERE saga IN (SELECT value FROM json_each($1))"),
+            prune_started: sql("DELETE FROM {p}_started WHERE saga IN (SELECT value FROM json_each($1))"),
+            open_sagas: sql(
+                "SELECT saga FROM {p}_ledger AS l WHERE step = $1 AND state = 'done' AND saga >= $2 AND saga < $3 \
+                 AND NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL) \
+                 ORDER BY saga LIMIT $4",
+            ),
+            work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
+            work_wake: sql(
+                "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
+                 AND state = 'deferred' AND due_at > $3 LIMIT $4)",
+            ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
             ),
@@ -354,6 +384,58 @@ impl Sqlite {
         schema::rows(cells)
     }
 
+    pub(super) async fn horizon(&self) -> Result<i64, Error> {
+        sqlx::query_scalar(safe(&self.sql.horizon))
+            .fetch_one(&self.readers)
+            .await
+            .map_err(Error::database("reading the horizon"))
+    }
+
+    pub(super) async fn prune(&self, before: i64, limit: u32) -> Result<u64, Error> {
+        let mut tx = self.begin().await?;
+        let pruned = tx.prune(before, limit).await?;
+        tx.commit().await?;
+        Ok(pruned)
+    }
+
+    pub(super) async fn open_sagas(
+        &self,
+        start: &str,
+        from: SagaId,
+        to: SagaId,
+        limit: u32,
+    ) -> Result<Vec<SagaId>, Error> {
+        let sagas: Vec<Hyphenated> = sqlx::query_scalar(safe(&self.sql.open_sagas))
+            .bind(start)
+            .bind(from.0.hyphenated())
+            .bind(to.0.hyphenated())
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("looking for open sagas"))?;
+        Ok(sagas.into_iter().map(|saga| SagaId(saga.into())).collect())
+    }
+
+    pub(super) async fn work_counts(&self) -> Result<Vec<(WorkState, u64)>, Error> {
+        let counts: Vec<(String, i64)> = sqlx::query_as(safe(&self.sql.work_counts))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("counting work"))?;
+        schema::counts(counts)
+    }
+
+    pub(super) async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
+        let woken = sqlx::query(safe(&self.sql.work_wake))
+            .bind(step)
+            .bind(direction.as_str())
+            .bind(now)
+            .bind(i64::from(limit))
+            .execute(&self.writer)
+            .await
+            .map_err(Error::database("waking deferred work"))?;
+        Ok(woken.rows_affected())
+    }
+
     pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {
         sqlx::query(safe(&self.sql.release_leases))
             .bind(owner.hyphenated())
@@ -407,6 +489,42 @@ impl Tx {
     #[expect(clippy::unused_async, reason = "the same signature on both engines")]
     pub(super) async fn lock(&mut self, _sagas: &[SagaId]) -> Result<(), Error> {
         Ok(())
+    }
+
+    pub(super) async fn horizon(&mut self) -> Result<i64, Error> {
+        sqlx::query_scalar(safe(&self.sql.horizon))
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(Error::database("reading the horizon"))
+    }
+
+    /// The horizon first: whoever finds a saga forgotten finds the horizon that says so.
+    async fn prune(&mut self, before: i64, limit: u32) -> Result<u64, Error> {
+        let failed = |error| Error::database("forgetting old sagas")(error);
+        sqlx::query(safe(&self.sql.horizon_raise)).bind(before).execute(&mut *self.tx).await.map_err(failed)?;
+        let old: Vec<Hyphenated> = sqlx::query_scalar(safe(&self.sql.prunable))
+            .bind(SagaId::first_of(before).0.hyphenated())
+            .bind(i64::from(limit))
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(failed)?;
+        let old: Vec<SagaId> = old.into_iter().map(|saga| SagaId(saga.into())).collect();
+        if old.is_empty() {
+            return Ok(0);
+        }
+        self.lock(&old).await?;
+        // Asked again under the lock: something may have begun to wait.
+        let (_, work) = self.read(&old).await?;
+        let gone: Vec<Uuid> =
+            old.iter().filter(|saga| !work.iter().any(|row| row.saga == **saga)).map(|saga| saga.0).collect();
+        for statement in [&self.sql.prune_ledger, &self.sql.prune_started] {
+            sqlx::query(safe(statement))
+                .bind(serde_json::to_string(&gone)?)
+                .execute(&mut *self.tx)
+                .await
+                .map_err(failed)?;
+        }
+        Ok(gone.len() as u64)
     }
 
     pub(super) async fn read(&mut self, sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
@@ -507,6 +625,8 @@ impl Tx {
                     .bind(row.since)
                     .bind(row.reason.clone())
                     .bind(row.blocks)
+                    .bind(i64::from(row.counted))
+                    .bind(row.counted_from)
             })
             .await
             .map_err(Error::database("writing work rows"))?;

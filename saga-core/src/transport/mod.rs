@@ -4,7 +4,7 @@
 //! redelivered; everything may come twice; nothing whose position was not [`Source::settled`] is lost over a restart; a message
 //! counts as published only when the broker has acknowledged it.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::envelope::{Delivery, Message};
 
@@ -63,6 +63,11 @@ pub trait Source: Send {
 
     /// For readiness.
     fn status(&self) -> SourceStatus;
+
+    /// The longest time for which a topic that it reads keeps messages; `None` when that is not known.
+    fn retention(&mut self) -> BoxFuture<'_, Result<Option<Duration>, TransportError>> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// Stores what was settled, leaves the group.
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>>;

@@ -14,7 +14,7 @@ use saga_core::{
     event::Ending,
     id::SagaId,
     node::Node,
-    observer::Unseen,
+    observer::{Observer, Unseen},
     one_of,
     retry::Retry,
     step::{CallContext, Doubt, MustSucceed, give_up, reject, reject_after_effect, retry},
@@ -82,6 +82,14 @@ impl Script {
     }
     pub fn let_go(&self) {
         self.1.notify_waiters();
+    }
+    /// What comes next.
+    pub fn then(&self, todo: Todo) {
+        self.0.lock().unwrap().0.push_back(todo);
+    }
+    /// From now on everything works.
+    pub fn forget(&self) {
+        self.0.lock().unwrap().0.clear();
     }
     pub fn seen(&self) -> Vec<String> {
         self.0.lock().unwrap().1.clone()
@@ -222,7 +230,7 @@ pub struct Toy {
 
 impl Toy {
     pub async fn new(todo: impl IntoIterator<Item = Todo>) -> Self {
-        let broker = MemoryBroker::new(&[("toy", 3)]);
+        let broker = MemoryBroker::new(&[("toy", 3), (saga_core::signal::TOPIC, 1)]);
         let clock = Clock::manual(1_800_000_000_000, 7);
         let store = Store::connect("sqlite::memory:", "toy").await.unwrap();
         store.migrate().await.unwrap();
@@ -230,11 +238,18 @@ impl Toy {
         tx.conn().execute("CREATE TABLE effects (saga TEXT, step TEXT)", ()).await.unwrap();
         tx.commit().await.unwrap();
         let script = Script::of(todo);
-        let node = Self::play(&broker, &clock, &store, &script, broker.sink());
+        let node = Self::play(&broker, &clock, &store, &script, broker.sink(), Arc::new(Unseen));
         Self { broker, clock, store, script, node }
     }
 
-    pub fn play(broker: &MemoryBroker, clock: &Clock, store: &Store, script: &Script, sink: Arc<dyn Sink>) -> Node {
+    pub fn play(
+        broker: &MemoryBroker,
+        clock: &Clock,
+        store: &Store,
+        script: &Script,
+        sink: Arc<dyn Sink>,
+        observer: Arc<dyn Observer>,
+    ) -> Node {
         let cast = Participant::new("toy")
             .start(Begin)
             .step(Do(script.clone()))
@@ -242,7 +257,7 @@ impl Toy {
             .step(Silent)
             .external(Ask(script.clone()));
         let source = broker.source("toy", &cast.listens_to());
-        Node::observed(cast, store.clone(), source, sink, Arc::new(Unseen), clock.clone()).unwrap()
+        Node::observed(cast, store.clone(), source, sink, observer, clock.clone()).unwrap()
     }
 
     /// As kill -9 and a start would do it.
@@ -256,7 +271,11 @@ impl Toy {
     }
 
     pub fn with_sink(&self, sink: Arc<dyn Sink>) -> Node {
-        Self::play(&self.broker, &self.clock, &self.store, &self.script, sink)
+        Self::play(&self.broker, &self.clock, &self.store, &self.script, sink, Arc::new(Unseen))
+    }
+
+    pub fn observed(&self, observer: Arc<dyn Observer>) -> Node {
+        Self::play(&self.broker, &self.clock, &self.store, &self.script, self.broker.sink(), observer)
     }
 
     pub fn saga(&self) -> SagaId {

@@ -1,58 +1,21 @@
-//! The participants of the samples, and what a simulation adds to them: a customer who changes their mind, a policy that ends.
+//! The participants of the samples, and what a simulation adds to them: a policy that ends.
 //!
-//! The invariant: what a step does is the sample's own code. Only contracts are added here.
+//! The invariant: what a step does is the sample's own code. Only a policy is added here.
 
 use std::{sync::Arc, time::Duration};
 
 use saga_core::{
-    CompensateExternal, Event, External, Gate, Local, Participant, Step, StepContext, StepResult,
+    CompensateExternal, External, Participant, Step, StepContext, StepResult,
     retry::Retry,
     step::{CallContext, Doubt, MustSucceed},
 };
 use saga_services::{
-    events::{OrderPlaced, PaymentCharged, PaymentDeclined, PaymentRefunded, ShipmentFailed, ShipmentScheduled},
+    events::{OrderPlaced, PaymentCharged, PaymentDeclined, PaymentRefunded, ShipmentFailed},
     gateway::{ChargeAnswer, GatewayClient, Line},
-    order, payment, shipping,
+    order,
+    payment::{self, Refund},
+    shipping,
 };
-use serde::{Deserialize, Serialize};
-
-/// A customer changed their mind. Heard by the pivot only, so that one ledger row decides whether it came in time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct CancelRequested {
-    /// The order's id.
-    pub(super) order: String,
-}
-
-impl Event for CancelRequested {
-    const TYPE: &'static str = "shop.order.cancel-requested.v1";
-    const TOPIC: &'static str = "order";
-}
-
-/// The pivot as a gate: whichever comes first, the payment or the customer's change of mind, decides.
-#[derive(Debug)]
-struct ShipOrder(shipping::ShipOrder);
-
-impl Step for ShipOrder {
-    const NAME: &'static str = shipping::ShipOrder::NAME;
-    type On = PaymentCharged;
-    type Emits = ShipmentScheduled;
-    type Rejects = ShipmentFailed;
-    type CompensatedOn = CancelRequested;
-}
-
-impl Local for ShipOrder {
-    async fn run(&self, charged: PaymentCharged, cx: &mut StepContext<'_>) -> StepResult<Self> {
-        self.0.run(charged, cx).await
-    }
-}
-
-impl Gate for ShipOrder {
-    type Compensated = ShipmentFailed;
-
-    async fn nothing_done(&self, why: CancelRequested, _: &mut StepContext<'_>) -> MustSucceed<ShipmentFailed> {
-        Ok(ShipmentFailed { order: why.order, reason: "the customer changed their mind".to_owned() })
-    }
-}
 
 /// The sample's step with a policy that ends, so that calls get stuck.
 #[derive(Debug)]
@@ -84,24 +47,24 @@ impl External for ChargeCustomer {
 
 impl CompensateExternal for ChargeCustomer {
     type Compensated = PaymentRefunded;
-    type Reversal = Option<String>;
+    type Reversal = Option<Refund>;
 
     async fn reverse(
         &self,
         done: &PaymentCharged,
         why: &ShipmentFailed,
         cx: &CallContext,
-    ) -> MustSucceed<Option<String>> {
+    ) -> MustSucceed<Option<Refund>> {
         self.0.reverse(done, why, cx).await
     }
 
-    async fn in_doubt(&self, on: &OrderPlaced, doubt: &Doubt, cx: &CallContext) -> MustSucceed<Option<String>> {
+    async fn in_doubt(&self, on: &OrderPlaced, doubt: &Doubt, cx: &CallContext) -> MustSucceed<Option<Refund>> {
         self.0.in_doubt(on, doubt, cx).await
     }
 
     async fn compensate(
         &self,
-        reversal: Option<String>,
+        reversal: Option<Refund>,
         why: ShipmentFailed,
         cx: &mut StepContext<'_>,
     ) -> MustSucceed<PaymentRefunded> {
@@ -120,6 +83,6 @@ pub(super) fn participant(name: &str, line: Arc<dyn Line>, patient: bool) -> Par
         "payment" if patient => payment::participant(GatewayClient::over(line)),
         "payment" => Participant::new("payment")
             .external(ChargeCustomer(payment::ChargeCustomer { gateway: GatewayClient::over(line) })),
-        _ => Participant::new("shipping").gate(ShipOrder(shipping::ShipOrder)),
+        _ => shipping::participant(),
     }
 }

@@ -20,6 +20,8 @@ pub enum Fault {
     Sleep,
     /// The broker gives an instance's partitions away although it lives.
     Rebalance,
+    /// A transaction is committed, and the answer to that is lost.
+    CommitUnknown,
     /// A step's own code fails after all of its work.
     StepFails,
     /// A message does not reach the broker, and the publisher is told so.
@@ -52,6 +54,7 @@ impl Fault {
             Self::Pause => 25,
             Self::Sleep => 250,
             Self::Rebalance => 12,
+            Self::CommitUnknown => 100,
             Self::StepFails => 25,
             Self::MessageLost | Self::AcknowledgementLost => 25,
             Self::MessageLate => 12,
@@ -151,8 +154,8 @@ impl Chance {
         self.hash(format_args!("{name}"))
     }
 
-    /// Whether a fault strikes; if so, with how much force (any number).
-    pub fn strikes(&mut self, fault: Fault, at: i64, what: fmt::Arguments<'_>) -> Option<u64> {
+    /// Whether a fault strikes, `weight` times as often as it does elsewhere; if so, with how much force (any number).
+    pub fn strikes(&mut self, fault: Fault, weight: u64, at: i64, what: fmt::Arguments<'_>) -> Option<u64> {
         if self.healed {
             return None;
         }
@@ -164,6 +167,7 @@ impl Chance {
             3 => fault.rate() * 4,
             _ => fault.rate(),
         };
+        let rate = rate.div_ceil(weight.max(1));
         if !mix(id).is_multiple_of(rate) || self.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&id)) {
             return None;
         }

@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) requests: Vec<Request>,
     /// Events whose transaction has committed.
     pub(super) committed: BTreeSet<EventId>,
+    /// Which crashes and outcomes there were.
+    pub(super) seen: BTreeSet<String>,
     /// The first thing that must not happen.
     pub(super) violation: Option<Violation>,
     published: BTreeMap<EventId, u64>,
@@ -88,6 +90,7 @@ impl Ether {
             late: Vec::new(),
             requests: Vec::new(),
             committed: BTreeSet::new(),
+            seen: BTreeSet::new(),
             violation: None,
             published: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -107,9 +110,14 @@ impl Ether {
 
     /// Whether a fault strikes; it is written down.
     pub(super) fn strikes(&self, fault: Fault, what: fmt::Arguments<'_>) -> Option<u64> {
+        self.strikes_more(fault, 1, what)
+    }
+
+    /// The same, where it is to strike more often than elsewhere.
+    pub(super) fn strikes_more(&self, fault: Fault, weight: u64, what: fmt::Arguments<'_>) -> Option<u64> {
         let now = self.now();
         let mut state = self.state();
-        let force = state.chance.strikes(fault, now, what)?;
+        let force = state.chance.strikes(fault, weight, now, what)?;
         state.log(now, format_args!("FAULT {fault:?}: {what}"));
         Some(force)
     }

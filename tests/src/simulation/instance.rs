@@ -16,9 +16,8 @@ use std::{
 use saga_core::{
     harness::{Hook, Point},
     id::{EventId, SagaId},
-    node::{Answered, Outgoing, Publishing, Settling, Sweeping},
+    node::{Answered, Keeping, Outgoing, Publishing, Settling, Sweeping},
     observer::{Emission, Observer, Outcome, Phase, Reaction, ReactionSpan},
-    start::{StartError, Started},
     step::Direction,
     timeline::short,
     transport::BoxFuture,
@@ -26,6 +25,7 @@ use saga_core::{
 
 use super::{
     chance::Fault,
+    customer::Reply,
     ether::{Ether, Membership},
 };
 
@@ -48,6 +48,8 @@ pub(super) struct Alive {
     pub(super) publishing: Option<Publishing>,
     /// Sweeps are tasks that share it.
     pub(super) sweeping: Arc<Sweeping>,
+    /// Forgets old sagas.
+    pub(super) keeping: Keeping,
     /// What is under way.
     pub(super) tasks: Vec<Task>,
     /// Answers that the next batch takes along.
@@ -85,8 +87,8 @@ pub(super) enum Work {
     Sweep(Rest<Result<usize, saga_core::Error>>),
     /// A call.
     Call(Rest<Answered>),
-    /// A customer's order, by its number.
-    Start(usize, Rest<Result<Started<String>, StartError>>),
+    /// A customer's request, by the number of the order.
+    Ask(usize, Rest<Reply>),
 }
 
 /// What a task came to.
@@ -99,8 +101,8 @@ pub(super) enum Done {
     Swept(Result<usize, saga_core::Error>),
     /// A call was answered, or failed.
     Answered(Answered),
-    /// An order was placed, or not.
-    Started(usize, Result<Started<String>, StartError>),
+    /// A customer has a reply.
+    Replied(usize, Reply),
 }
 
 /// Where a task stopped.
@@ -124,7 +126,7 @@ impl Work {
             Work::Publish(rest) => rest.as_mut().poll(cx).map(|(part, busy)| Done::Published(part, busy)),
             Work::Sweep(rest) => rest.as_mut().poll(cx).map(Done::Swept),
             Work::Call(rest) => rest.as_mut().poll(cx).map(Done::Answered),
-            Work::Start(order, rest) => rest.as_mut().poll(cx).map(|result| Done::Started(*order, result)),
+            Work::Ask(order, rest) => rest.as_mut().poll(cx).map(|reply| Done::Replied(*order, reply)),
         }
     }
 
@@ -135,7 +137,7 @@ impl Work {
             Work::Publish(_) => "publishes",
             Work::Sweep(_) => "sweeps",
             Work::Call(_) => "calls",
-            Work::Start(..) => "starts",
+            Work::Ask(..) => "serves a customer",
         }
     }
 }
@@ -277,11 +279,20 @@ impl Control {
             *nth
         };
         let name = &self.name;
-        if self.ether.strikes(Fault::Crash, format_args!("{name} {point} ({nth})")).is_some() {
+        // Where one saga's fate is decided, and not a whole batch's: rarely reached, and worth more.
+        let weight = match point {
+            Point::BeforeCall | Point::AfterCall => 8,
+            Point::BeforeStartCommit | Point::AfterStartCommit | Point::Swept => 8,
+            _ => 1,
+        };
+        if self.ether.strikes_more(Fault::Crash, weight, format_args!("{name} {point} ({nth})")).is_some() {
             self.state().crashed = true;
+            self.ether.state().seen.insert(format!("crash at {point}"));
         } else if point.in_transaction() {
             // Whoever is held up inside a transaction holds everybody up, which is the same as nobody moving.
-        } else if let Some(force) = self.ether.strikes(Fault::Sleep, format_args!("{name} {point} ({nth})")) {
+        } else if let Some(force) =
+            self.ether.strikes_more(Fault::Sleep, weight, format_args!("{name} {point} ({nth})"))
+        {
             // Beyond the session (10 s) always, beyond a lease (45 s) often.
             let wakes = self.ether.clock.now() + 11_000 + (force % 90_000).cast_signed();
             self.state().asleep_until = Some(wakes);
@@ -306,6 +317,12 @@ impl Hook for Reins {
         }))
     }
 
+    fn loses_commit(&self) -> bool {
+        let nth = self.0.state().reached.get(&Point::Committed).copied().unwrap_or_default();
+        let name = &self.0.name;
+        self.0.ether.strikes(Fault::CommitUnknown, format_args!("{name} ({nth})")).is_some()
+    }
+
     fn fails(&self, step: &str, direction: Direction) -> bool {
         let nth = {
             let mut state = self.0.state();
@@ -320,8 +337,8 @@ impl Hook for Reins {
 
 impl Observer for Reins {
     fn reaction(&self, reaction: &Reaction<'_>) -> Box<dyn ReactionSpan> {
-        if reaction.event.is_none() && reaction.phase == Phase::Settle {
-            self.0.state().emitted.clear(); // A start: it has no point at its beginning.
+        if reaction.position.is_none() && reaction.phase == Phase::Settle {
+            self.0.state().emitted.clear(); // A request: it has no point at its beginning.
         }
         let on = reaction.event_type.map(short);
         let reacted = Reacted {
@@ -363,6 +380,7 @@ impl ReactionSpan for Seen {
         control
             .ether
             .log(format_args!("{name} {step} {direction} {on} of {saga} attempt {attempt}: {what}{why}{emitted}"));
+        control.ether.state().seen.insert(format!("{step} {direction} {what}"));
         reacted.outcome = outcome.clone();
         control.state().reacted.push(reacted);
     }

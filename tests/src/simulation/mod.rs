@@ -21,9 +21,13 @@ use saga_core::{harness::Rule, id::SagaId};
 mod cast;
 pub mod chance;
 mod check;
+mod customer;
 mod ether;
 mod instance;
+mod moves;
 mod schedule;
+mod traffic;
+mod waiting;
 mod world;
 
 pub use schedule::{Schedule, shrink};
@@ -59,6 +63,8 @@ pub struct Played {
     pub saga: Option<String>,
     /// Sagas that completed, and that were cancelled.
     pub ended: (usize, usize),
+    /// Which crashes and outcomes there were: what was never seen was never tested.
+    pub seen: BTreeSet<String>,
 }
 
 /// Something that must not happen.

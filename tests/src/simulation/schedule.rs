@@ -37,6 +37,12 @@ pub fn shrink(failed: &Play, played: Played, mut tries: usize) -> Result<(Play, 
     let ids = |played: &Played| played.faults.iter().map(|strike| strike.id).collect::<Vec<u64>>();
     let all = ids(&best.1);
     let orders = smallest(orders, |orders| attempt(orders, &all, &mut best))?;
+    // A whole kind at a time, then one by one: most kinds have nothing to do with it.
+    for kind in best.1.faults.iter().map(|strike| strike.fault).collect::<BTreeSet<_>>() {
+        let others = best.1.faults.iter().filter(|strike| strike.fault != kind);
+        let others: Vec<u64> = others.map(|strike| strike.id).collect();
+        attempt(&orders, &others, &mut best)?;
+    }
     let faults = ids(&best.1);
     let faults = smallest(faults, |faults| attempt(&orders, faults, &mut best))?;
     smallest(orders, |orders| attempt(orders, &faults, &mut best))?;

@@ -1,0 +1,96 @@
+//! Signals: what people should know of a saga besides its events, on a topic of their own.
+//!
+//! The invariant: a signal is written in the transaction of what it tells, and published as events are, so that none is told that did
+//! not happen and none that happened is left out. Sagas never depend on one: no participant hears them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    envelope::{Envelope, TraceContext},
+    id::{EventId, ReactionId, SagaId},
+    step::Direction,
+    store::OutboxRow,
+};
+
+/// The topic that a node publishes its signals on unless it is told another one.
+pub const TOPIC: &str = "saga-signals";
+
+/// What a signal tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tells {
+    /// A reaction needs a person.
+    Stuck,
+    /// A reaction has failed for longer than its patience, and goes on being retried.
+    Impatient,
+}
+
+impl Tells {
+    /// The type of the signal's event.
+    pub const fn event_type(self) -> &'static str {
+        match self {
+            Tells::Stuck => "saga.signal.stuck.v1",
+            Tells::Impatient => "saga.signal.impatient.v1",
+        }
+    }
+}
+
+/// The body of a signal, as JSON. Names are those of log fields and work rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Signal<'s> {
+    /// Who tells it.
+    pub participant: &'s str,
+    /// Of which step; empty for a message that reached none.
+    pub step: &'s str,
+    /// Which way.
+    pub direction: Direction,
+    /// Of which saga; the nil UUID for a message that names none.
+    pub saga: SagaId,
+    /// Which reaction: the id of its work row.
+    pub reaction: ReactionId,
+    /// The event that it reacts to, where there is one.
+    pub event: Option<&'s EventId>,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// Where the event stood in the log.
+    pub topic: &'s str,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Why, cut to a bounded length.
+    pub reason: &'s str,
+}
+
+impl Signal<'_> {
+    /// The row that publishes it; `None` where it cannot be written, which then only its log line tells.
+    pub(crate) fn row(
+        &self,
+        tells: Tells,
+        topic: &str,
+        id: uuid::Uuid,
+        now: i64,
+        trace: TraceContext,
+    ) -> Option<OutboxRow> {
+        let envelope = Envelope {
+            id: EventId::of_signal(self.reaction, tells.event_type(), self.attempts),
+            source: format!("/{}", self.participant),
+            event_type: tells.event_type().to_owned(),
+            time: Some(now),
+            subject: None,
+            saga: self.saga,
+            causation: self.event.cloned(),
+            step: Some(self.step.to_owned()).filter(|step| !step.is_empty()),
+            kind: None,
+            ending: None,
+            hops: 0,
+            trace,
+            extensions: BTreeMap::new(),
+            body: serde_json::to_vec(self).ok()?,
+        };
+        let message = envelope.encode(topic).ok()?;
+        Some(OutboxRow { id, message, created_at: now })
+    }
+}

@@ -1,0 +1,168 @@
+//! Where Kafka is, and the settings of its clients: ours, what users may add, and what they may not.
+//!
+//! The invariant: no setting that safety rests on is left to a default or to a user.
+
+use std::fmt;
+
+use rdkafka::{ClientConfig, error::KafkaError};
+
+use super::client_error;
+use crate::transport::TransportError;
+
+/// Where Kafka is, and who asks.
+#[derive(Clone)]
+pub struct KafkaConfig {
+    /// Comma-separated `host:port`.
+    pub brokers: String,
+    /// The consumer group: the participant's name.
+    pub group: String,
+    /// Settings of librdkafka, for TLS, SASL and tuning. The ones that safety rests on are refused.
+    pub extra: Vec<(String, String)>,
+}
+
+impl KafkaConfig {
+    pub(super) fn with(&self, settings: &[&[(&str, &str)]]) -> Result<ClientConfig, TransportError> {
+        if self.brokers.trim().is_empty() {
+            let reason = "expected at least one host:port".to_owned();
+            return Err(TransportError::Setting { name: "brokers".to_owned(), reason });
+        }
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        for (name, value) in settings.iter().copied().flatten() {
+            config.set(*name, *value);
+        }
+        for (name, value) in &self.extra {
+            let name = name.trim();
+            if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| *owned == name) {
+                return Err(TransportError::Setting { name: name.to_owned(), reason: (*reason).to_owned() });
+            }
+            config.set(name, value);
+        }
+        Ok(config)
+    }
+}
+
+impl fmt::Debug for KafkaConfig {
+    /// Names of the extra settings only: among their values are passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extra: Vec<&str> = self.extra.iter().map(|(name, _)| name.as_str()).collect();
+        let mut shown = f.debug_struct("KafkaConfig");
+        shown.field("brokers", &self.brokers).field("group", &self.group).field("extra", &extra).finish()
+    }
+}
+
+/// What both directions need.
+pub(super) const BOTH: &[(&str, &str)] = &[
+    ("log.connection.close", "false"),
+    ("reconnect.backoff.max.ms", "1000"),
+    // New topics and partitions are seen in half a minute, not in five.
+    ("topic.metadata.refresh.interval.ms", "30000"),
+];
+
+pub(super) const CONSUMER: &[(&str, &str)] = &[
+    ("enable.auto.commit", "true"),
+    ("auto.commit.interval.ms", "1000"),
+    // Or positions count as settled before anybody has seen the message.
+    ("enable.auto.offset.store", "false"),
+    // The rebalance callback names every position itself; what is left for this are positions out of range: never reset.
+    ("auto.offset.reset", "error"),
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("allow.auto.create.topics", "false"),
+    ("isolation.level", "read_committed"),
+    ("check.crcs", "true"),
+    // Partitions of a killed instance move after this, not after 45 seconds.
+    ("session.timeout.ms", "10000"),
+    ("heartbeat.interval.ms", "1000"),
+    // The embedded broker does not wake a waiting fetch, so this is its latency.
+    ("fetch.wait.max.ms", "20"),
+    ("fetch.error.backoff.ms", "50"),
+    // A second without fetching whenever the client's own queue was full, otherwise.
+    ("fetch.queue.backoff.ms", "10"),
+    ("queued.max.messages.kbytes", "65536"),
+];
+
+pub(super) const PRODUCER: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    // The outbox tries for ever, so the client must not give up either.
+    ("message.timeout.ms", "0"),
+    // As the Java clients do, so that a saga is in the same partition whoever publishes.
+    ("partitioner", "murmur2_random"),
+    ("linger.ms", "1"),
+    // The broker's default: the client's own is smaller than a body with its headers may be.
+    ("message.max.bytes", "1048588"),
+    ("queue.buffering.max.kbytes", "65536"),
+    ("topic.metadata.propagation.max.ms", "10000"),
+];
+
+/// Settings that nobody else may set, and why.
+const OWNED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "it is the configuration's `brokers`"),
+    ("metadata.broker.list", "it is the configuration's `brokers`"),
+    ("group.id", "it is the participant's group"),
+    ("enable.auto.offset.store", "messages would count as settled before they are"),
+    ("enable.auto.commit", "positions are stored when settled and committed each second"),
+    ("auto.commit.enable", "positions are stored when settled and committed each second"),
+    ("auto.offset.reset", "a lost position must stop the participant, never skip messages"),
+    ("partition.assignment.strategy", "only cooperative-sticky keeps partitions flowing while instances come and go"),
+    ("group.protocol", "the callbacks that guard positions belong to the classic protocol"),
+    ("isolation.level", "messages of aborted transactions did not happen"),
+    ("allow.auto.create.topics", "topics are created by `migrate --topics`, with their partitions and retention"),
+    ("enable.partition.eof", "nothing here asks for it"),
+    ("check.crcs", "a damaged message must not be reacted to"),
+    ("enable.idempotence", "retries of the client would reorder and repeat messages"),
+    ("acks", "a message that one broker has is lost with that broker"),
+    ("request.required.acks", "a message that one broker has is lost with that broker"),
+    ("message.timeout.ms", "the outbox waits for the broker however long it takes"),
+    ("delivery.timeout.ms", "the outbox waits for the broker however long it takes"),
+    ("partitioner", "messages of one saga must meet in one partition, whoever publishes them"),
+    ("transactional.id", "the outbox and the ledger do what transactions would"),
+    ("test.mock.num.brokers", "messages would go to a broker that keeps nothing: start the embedded one and say so"),
+];
+
+/// A client's creation error is nearly always a setting that it does not know or cannot take.
+pub(super) fn creation_error(error: KafkaError) -> TransportError {
+    match error {
+        KafkaError::ClientConfig(_, reason, name, _) => TransportError::Setting { name, reason },
+        other => client_error("creating the Kafka client", other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{KafkaSink, KafkaSource},
+        *,
+    };
+
+    fn config(extra: &[(&str, &str)]) -> KafkaConfig {
+        let extra = extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        KafkaConfig { brokers: "localhost:1".to_owned(), group: "payment".to_owned(), extra }
+    }
+
+    #[test]
+    fn every_setting_that_safety_rests_on_is_refused() {
+        for name in ["enable.auto.offset.store", "acks", "request.required.acks", "group.protocol", "partitioner"] {
+            let refused = KafkaSink::connect(&config(&[(name, "1")])).err();
+            let Some(TransportError::Setting { name: refused, .. }) = refused else { panic!("{name}: {refused:?}") };
+            assert_eq!(refused, name);
+        }
+        assert!(KafkaSource::connect(&config(&[("auto.offset.reset", "latest")]), &["orders"]).is_err());
+    }
+
+    #[test]
+    fn a_setting_that_the_client_does_not_know_is_refused_by_its_name() {
+        let refused = KafkaSink::connect(&config(&[("compresion.type", "lz4")])).err();
+        assert!(
+            matches!(refused, Some(TransportError::Setting { ref name, .. }) if name == "compresion.type"),
+            "{refused:?}"
+        );
+        assert!(KafkaSink::connect(&config(&[("compression.type", "lz4"), ("linger.ms", "5")])).is_ok());
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let shown = format!("{:?}", config(&[("sasl.password", "hunter2")]));
+        assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
+    }
+}
