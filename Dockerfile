@@ -1,13 +1,14 @@
-# The services and the payment gateway in one image: which one runs is the command.
+# The services, the payment gateway and `saga` in one image: which one runs is the command.
 FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 COPY . .
 # The caches outlive the layer; what the image needs is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --locked --release -p saga-services --bins --features ssl \
+    cargo build --locked --release -p saga-services -p saga-cli --bins --features saga-core/ssl \
     && mkdir /out \
-    && cp target/release/order target/release/payment target/release/shipping target/release/gateway /out/
+    && cp target/release/order target/release/payment target/release/shipping target/release/gateway \
+        target/release/saga /out/
 
 FROM debian:bookworm-slim
 RUN apt-get update \

@@ -197,16 +197,27 @@ impl Fold<'_> {
             verdict::Answer::Late => Ok(Outcome::Late),
             verdict::Answer::CloseThenReject => {
                 let (Ran::Emits(no) | Ran::Rejects(no) | Ran::RejectsAfterEffect(no)) = ran;
+                let record_topic = no.as_ref().map(|no| no.event.topic.to_owned());
                 let record = no.map(|no| Record { event_type: no.event.name.to_owned(), body: no.body });
                 let name = current.contract.name;
                 let closing = ReactionId::derive(saga, name, Direction::Compensation, &current.event.id);
                 let mut work = self.work_row(current, WorkState::Calling);
                 let (since, failures) = (self.now, Vec::new());
-                work =
-                    WorkRow { id: closing, direction: Direction::Compensation, attempts: 1, since, failures, ..work };
+                let direction = Direction::Compensation;
+                work = WorkRow {
+                    id: closing,
+                    direction,
+                    attempts: 1,
+                    counted: 0,
+                    counted_from: since,
+                    since,
+                    failures,
+                    ..work
+                };
                 self.rows(saga).remove_work(current.id);
                 let (state, changed_at) = (State::Compensating, self.now);
-                self.rows(saga).put_ledger(LedgerRow { state, rejecting: true, record, changed_at, ..opened });
+                let row = LedgerRow { state, rejecting: true, record, record_topic, changed_at, ..opened };
+                self.rows(saga).put_ledger(row);
                 self.call(current.step, work);
                 Ok(Outcome::Called)
             }

@@ -7,10 +7,32 @@ use std::collections::BTreeMap;
 use saga_compensation::State;
 
 use crate::{
+    envelope::Message,
     id::ReactionId,
     step::Direction,
     store::{Changes, LedgerRow, WorkRow, WorkState},
 };
+
+impl LedgerRow {
+    /// Remembers where the record went.
+    pub(crate) fn record_went(&mut self, message: &Message) {
+        // PostgreSQL's text holds no NUL, and a subject may come from elsewhere.
+        let subject = message.headers.iter().find(|(name, value)| name == "ce_subject" && !value.contains('\0'));
+        self.record_topic = Some(message.topic.clone());
+        self.record_subject = subject.map(|(_, value)| value.clone());
+    }
+
+    /// Whether a person has discarded this reaction of the row's step.
+    pub(crate) fn has_discarded(&self, reaction: ReactionId) -> bool {
+        self.notes.iter().any(|note| note.reaction == reaction)
+    }
+
+    /// Whether the row is there only because its trigger was discarded before the step had ever run (see [`crate::discard`]).
+    pub(crate) fn is_vacant(&self) -> bool {
+        let opened = || ReactionId::derive(self.saga, &self.step, Direction::Forward, &self.trigger);
+        self.state == State::Rejected && self.record.is_none() && !self.notes.is_empty() && self.has_discarded(opened())
+    }
+}
 
 /// The rows of one saga at this participant.
 #[derive(Debug, Default)]

@@ -246,19 +246,27 @@ impl Node {
     /// Refuses tables of another version, and a ledger that names steps which this binary lacks: it would take their
     /// repetitions for something new.
     pub async fn check(&self) -> Result<(), Error> {
-        self.shared.store.check().await?;
-        let mut steps = self.shared.store.ledger_steps().await?;
-        steps.retain(|step| !self.shared.contracts.iter().any(|contract| contract.name == step));
-        if steps.is_empty() {
-            return Ok(());
-        }
-        Err(Error::UnknownSteps { participant: self.shared.participant.name().to_owned(), steps })
+        check(&self.shared).await
     }
 
     /// Plays the part until `shutdown`, then stops within 5 s: no more consumption, the batch finished, leases released, events
     /// flushed, offsets stored, the group left. Errors are those that waiting cannot mend.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        self.check().await?;
+        let mut shutdown = pin!(shutdown);
+        while let Err(error) = check(&self.shared).await {
+            let Error::Database { .. } = error else { return Err(error) };
+            // Away, or too busy with what else uses its connections: waited for, as later on.
+            self.health.set(Some(chain(&error)));
+            tracing::warn!(
+                participant = self.shared.participant.name(),
+                error = chain(&error),
+                "the database is away: nothing is consumed before it is there"
+            );
+            tokio::select! {
+                () = sleep(PROBE) => {}
+                () = &mut shutdown => return Ok(()),
+            }
+        }
         let Self { shared, mut source, publisher, health, retention, .. } = self;
         if retention.forgets() {
             retention.check(shared.participant.name(), source.retention().await?)?;
@@ -276,7 +284,7 @@ impl Node {
             let mut play = pin!(play(&shared, source.as_mut(), &health, &told));
             tokio::select! {
                 result = &mut play => result,
-                () = shutdown => {
+                () = &mut shutdown => {
                     told.cancel();
                     play.await
                 }
@@ -326,6 +334,17 @@ impl Node {
     pub async fn sweep(&self) -> Result<usize, Error> {
         self.publisher.sweeper().sweep().await
     }
+}
+
+/// See [`Node::check`]. A function of what can be shared, so that [`Node::run`] can be spawned.
+async fn check(shared: &Shared) -> Result<(), Error> {
+    shared.store.check().await?;
+    let mut steps = shared.store.ledger_steps().await?;
+    steps.retain(|step| !shared.contracts.iter().any(|contract| contract.name == step));
+    if steps.is_empty() {
+        return Ok(());
+    }
+    Err(Error::UnknownSteps { participant: shared.participant.name().to_owned(), steps })
 }
 
 /// One batch of what waits: `unsettled`, and what is queued and due now. False when there was nothing.
@@ -504,7 +523,20 @@ async fn settle_until(
 async fn due(shared: &Shared, limit: usize) -> Result<Vec<Item>, Error> {
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let rows = shared.store.work_due(shared.clock.now(), limit).await?;
-    Ok(rows.into_iter().map(|(id, saga)| Item::Due { id, saga }).collect())
+    let mut items = Vec::with_capacity(rows.len());
+    // The others are read under their sagas' locks; of these, which name none, the bytes say whose lock it is.
+    let mut room = Limit::default().bytes;
+    for (id, saga) in rows {
+        if !saga.0.is_nil() {
+            items.push(Item::Due { id, saga });
+        } else if room > 0 // what has no room now is still due at the next tick
+            && let Some(row) = shared.store.work_row(id).await?
+        {
+            room = room.saturating_sub(row.delivery.body.len().max(1));
+            items.push(Item::Again { id, delivery: row.delivery });
+        }
+    }
+    Ok(items)
 }
 
 fn consumed(shared: &Shared, items: &[Item]) {

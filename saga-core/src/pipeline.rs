@@ -12,6 +12,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::{
     call::{Answer, Call},
@@ -22,7 +23,7 @@ use crate::{
     id::{ReactionId, SagaId},
     node::Shared,
     observer::Measure,
-    reaction::{Fold, KnownFailure},
+    reaction::{Absent, Fold, KnownFailure},
     retention::LEAST,
     store::{LedgerRow, OutboxRow, Tx, WorkRow},
     transport::Position,
@@ -38,6 +39,8 @@ pub(crate) enum Item {
     Delivery(Delivery),
     /// A row of the work table whose time has come.
     Due { id: ReactionId, saga: SagaId },
+    /// A stuck message that names no saga, redriven by a person: its bytes are settled again.
+    Again { id: ReactionId, delivery: Delivery },
     /// What a call to another system came to.
     Answer(Answer),
 }
@@ -166,20 +169,30 @@ async fn attempt(
     let mut tx = shared.store.begin().await?;
     reach!(shared.harness, Begun);
     // Nothing; the locks go with the connection. From here on no other transaction of this participant sees these sagas.
-    tx.lock(&sagas).await?;
+    let mut locks = sagas.clone();
+    let again: Vec<ReactionId> = arrivals.iter().filter_map(Arrival::again).collect();
+    if !again.is_empty() {
+        locks.push(SagaId(Uuid::nil()));
+    }
+    tx.lock(&locks).await?;
     reach!(shared.harness, Locked);
     // Nothing. A statement of its own: a read in the locking statement would see the past.
-    let (ledger, work) = tx.read(&sagas).await?;
+    let (ledger, mut work) = tx.read(&sagas).await?;
+    if !again.is_empty() {
+        work.extend(tx.work_rows(&again).await?);
+    }
     #[cfg(feature = "harness")]
     let (ledger, work) = past.unwrap_or((ledger, work));
     reach!(shared.harness, Read);
-
     // Nothing. Asked under the lock: whoever forgets a saga holds it, and has raised the horizon before.
     let forgotten = forgotten(&mut tx, shared.clock.now(), &sagas, &ledger, &work).await?;
     #[cfg(feature = "harness")]
     let forgotten = shared.harness.horizon(forgotten);
+    // Nothing. Of what has no ledger row that could tell, and is rare: messages that are no event, and what comes of forgotten sagas.
+    let unknown: Vec<ReactionId> = arrivals.iter().flat_map(|arrival| arrival.unknown(shared, &forgotten)).collect();
+    let discarded = if unknown.is_empty() { Vec::new() } else { tx.discarded(&unknown).await? };
 
-    let mut fold = Fold::new(shared, tx, ledger, work, known, forgotten);
+    let mut fold = Fold::new(shared, tx, ledger, work, known, Absent { forgotten, discarded });
     for arrival in arrivals {
         // Nothing: the steps' own writes are in the same transaction.
         fold.settle(arrival).await?;
@@ -250,6 +263,8 @@ pub(crate) enum Arrival<'i> {
     Passed(String),
     /// See [`Item::Due`].
     Due(ReactionId, SagaId),
+    /// See [`Item::Again`].
+    Again(ReactionId, Box<Arrival<'i>>),
     /// See [`Item::Answer`].
     Answer(&'i Answer),
 }
@@ -259,18 +274,44 @@ impl<'i> Arrival<'i> {
         match item {
             Item::Due { id, saga } => Arrival::Due(*id, *saga),
             Item::Answer(answer) => Arrival::Answer(answer),
-            Item::Delivery(delivery) => match crate::envelope::event_type(delivery) {
-                Some(event_type) if !shared.hears(&event_type) => Arrival::Passed(event_type),
-                _ => match Envelope::decode(delivery) {
-                    Ok(envelope) => Arrival::Event(delivery, Box::new(envelope)),
-                    Err(malformed) => Arrival::Malformed(delivery, malformed.to_string()),
-                },
+            Item::Again { id, delivery } => Arrival::Again(*id, Box::new(Self::of_message(shared, delivery))),
+            Item::Delivery(delivery) => Self::of_message(shared, delivery),
+        }
+    }
+
+    fn of_message(shared: &Shared, delivery: &'i Delivery) -> Self {
+        match crate::envelope::event_type(delivery) {
+            Some(event_type) if !shared.hears(&event_type) => Arrival::Passed(event_type),
+            _ => match Envelope::decode(delivery) {
+                Ok(envelope) => Arrival::Event(delivery, Box::new(envelope)),
+                Err(malformed) => Arrival::Malformed(delivery, malformed.to_string()),
             },
+        }
+    }
+
+    fn again(&self) -> Option<ReactionId> {
+        if let Arrival::Again(id, _) = self { Some(*id) } else { None }
+    }
+
+    /// The reactions to it that no ledger row knows anything of.
+    fn unknown(&self, shared: &Shared, forgotten: &BTreeSet<SagaId>) -> Vec<ReactionId> {
+        match self {
+            Arrival::Malformed(delivery, _) => {
+                vec![ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset)]
+            }
+            Arrival::Event(_, event) if forgotten.contains(&event.saga) => {
+                let id = |(step, direction): (usize, _)| {
+                    ReactionId::derive(event.saga, shared.contracts[step].name, direction, &event.id)
+                };
+                shared.reactions(&event.event_type).into_iter().map(id).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
     fn saga(&self) -> Option<SagaId> {
         match self {
+            Arrival::Again(_, message) => message.saga(),
             Arrival::Event(_, envelope) => Some(envelope.saga),
             Arrival::Due(_, saga) => Some(*saga),
             Arrival::Answer(answer) => Some(answer.saga),

@@ -20,7 +20,7 @@ use crate::{
     breaker::{self, Admission},
     call::Call,
     clock::millis,
-    envelope::{self, Delivery, Envelope, MAX_HOPS, clip},
+    envelope::{self, Delivery, Envelope, MAX_HOPS, Message, clip},
     event::{Encoded, EventType},
     harness::{broken, fails},
     id::{EventId, ReactionId, SagaId},
@@ -78,10 +78,18 @@ pub(crate) struct Fold<'f> {
     pub(crate) shared: &'f Shared,
     pub(crate) known: &'f HashMap<ReactionId, KnownFailure>,
     pub(crate) now: i64,
-    /// Older than this participant's memory.
-    forgotten: BTreeSet<SagaId>,
+    absent: Absent,
     sagas: BTreeMap<SagaId, SagaRows>,
     pub(crate) done: Folded,
+}
+
+/// What the rows of the batch's sagas cannot tell.
+#[derive(Debug)]
+pub(crate) struct Absent {
+    /// Older than this participant's memory.
+    pub(crate) forgotten: BTreeSet<SagaId>,
+    /// Reactions to messages that are no event, or to events of forgotten sagas, that a person has discarded before.
+    pub(crate) discarded: Vec<ReactionId>,
 }
 
 /// A reaction on its way through the fold.
@@ -103,7 +111,7 @@ impl<'f> Fold<'f> {
         ledger: Vec<LedgerRow>,
         work: Vec<WorkRow>,
         known: &'f HashMap<ReactionId, KnownFailure>,
-        forgotten: BTreeSet<SagaId>,
+        absent: Absent,
     ) -> Self {
         let mut sagas = BTreeMap::<SagaId, SagaRows>::new();
         for row in ledger {
@@ -120,7 +128,7 @@ impl<'f> Fold<'f> {
             spans: Vec::new(),
             last_ran: None,
         };
-        Self { shared, known, now: shared.clock.now(), forgotten, sagas, done }
+        Self { shared, known, now: shared.clock.now(), absent, sagas, done }
     }
 
     /// Settles one arrival, and then whatever of its saga need not wait any longer.
@@ -134,6 +142,7 @@ impl<'f> Fold<'f> {
                 self.malformed(delivery, reason);
                 return Ok(());
             }
+            Arrival::Again(id, message) => return Box::pin(self.again(id, *message)).await,
             Arrival::Event(delivery, event) => {
                 for (step, direction) in self.shared.reactions(&event.event_type) {
                     let id = ReactionId::derive(event.saga, self.contract(step).name, direction, &event.id);
@@ -186,28 +195,10 @@ impl<'f> Fold<'f> {
     /// No event, but somebody should know: its bytes wait for a person, and block nobody.
     fn malformed(&mut self, delivery: &Delivery, reason: String) {
         let id = ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
-        tracing::error!(
-            participant = self.shared.participant.name(),
-            topic = %delivery.topic,
-            partition = delivery.partition,
-            offset = delivery.offset,
-            reason,
-            "a message is stuck: it is no event that could be reacted to"
-        );
-        let signal = Signal {
-            participant: self.shared.participant.name(),
-            step: "",
-            direction: Direction::Forward,
-            saga: SagaId(Uuid::nil()),
-            reaction: id,
-            event: None,
-            attempts: 0,
-            topic: &delivery.topic,
-            partition: delivery.partition,
-            offset: delivery.offset,
-            reason: clip(&reason, MAX_ERROR),
-        };
-        self.signal(Tells::Stuck, &signal, envelope::TraceContext::default());
+        if self.absent.discarded.contains(&id) {
+            return; // Delivered again; a person has looked at it before.
+        }
+        self.tell_malformed(id, delivery, &reason);
         self.done.changes.work.retain(|row| row.id != id);
         self.done.changes.work.push(WorkRow {
             id,
@@ -227,6 +218,50 @@ impl<'f> Fold<'f> {
             counted: 0,
             counted_from: self.now,
         });
+    }
+
+    /// Says that a message is stuck: in the log, and by a signal.
+    fn tell_malformed(&mut self, id: ReactionId, delivery: &Delivery, reason: &str) {
+        tracing::error!(
+            participant = self.shared.participant.name(),
+            topic = %delivery.topic,
+            partition = delivery.partition,
+            offset = delivery.offset,
+            reason,
+            "a message is stuck: it is no event that could be reacted to"
+        );
+        let signal = Signal {
+            participant: self.shared.participant.name(),
+            step: "",
+            direction: Direction::Forward,
+            saga: SagaId(Uuid::nil()),
+            reaction: id,
+            event: None,
+            attempts: 0,
+            topic: &delivery.topic,
+            partition: delivery.partition,
+            offset: delivery.offset,
+            reason: clip(reason, MAX_ERROR),
+        };
+        self.signal(Tells::Stuck, &signal, envelope::TraceContext::default());
+    }
+
+    /// A stuck message that a person redrives: this binary may know better what to make of its bytes than the one that kept them.
+    async fn again(&mut self, id: ReactionId, message: Arrival<'_>) -> Result<(), Aborted> {
+        let now = self.now;
+        let nobody = SagaId(Uuid::nil());
+        let Some(row) = self.rows(nobody).work(id).filter(|row| row.due_at.is_some_and(|due| due <= now)).cloned()
+        else {
+            return Ok(()); // Another instance was faster, or it was discarded.
+        };
+        if let Arrival::Malformed(delivery, reason) = message {
+            self.tell_malformed(id, delivery, &reason);
+            let reason = clip(&reason, MAX_ERROR).to_owned();
+            self.rows(nobody).put_work(WorkRow { state: WorkState::Stuck, due_at: None, reason, ..row });
+            return Ok(());
+        }
+        self.rows(nobody).remove_work(id);
+        self.settle(message).await
     }
 
     /// A row whose time has come: another attempt, the end of a lease, or a compensation that waited for that end.
@@ -336,11 +371,15 @@ impl<'f> Fold<'f> {
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate); // Its row owns it.
         }
-        if self.forgotten.contains(&saga) {
+        if self.absent.forgotten.contains(&saga) {
             return Ok(self.too_old(current));
         }
         let step = &self.shared.participant.steps()[current.step];
         let (state, first) = match self.rows(saga).ledger(name) {
+            // A person has settled it.
+            Some(row) if row.has_discarded(current.id) => return Ok(self.absorb(current, Outcome::Duplicate)),
+            // The first one was discarded before it ran: another may take its place.
+            Some(row) if row.is_vacant() => (None, current.event.id.clone()),
             Some(row) => (Some(row.state), row.trigger.clone()),
             None => (None, current.event.id.clone()),
         };
@@ -391,7 +430,7 @@ impl<'f> Fold<'f> {
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate);
         }
-        if self.forgotten.contains(&saga) {
+        if self.absent.forgotten.contains(&saga) {
             return Ok(self.too_old(current));
         }
         let now = self.now;
@@ -506,7 +545,13 @@ impl<'f> Fold<'f> {
     ) -> Result<(), Aborted> {
         if let Some(encoded) = emits {
             row.ending = encoded.event.ending.or(row.ending);
-            self.emit(current, kind, encoded, span).map_err(|why| aborted(current.id, Failure::GiveUp(why)))?;
+            let message =
+                self.emit(current, kind, encoded, span).map_err(|why| aborted(current.id, Failure::GiveUp(why)))?;
+            match kind {
+                envelope::Kind::Done | envelope::Kind::Rejected => row.record_went(message),
+                // The record stays what was done; so this is the one trace of what was said about taking it back.
+                envelope::Kind::Compensated | envelope::Kind::NothingDone => row.compensation = Some(message.clone()),
+            }
         }
         row.state = state;
         row.changed_at = self.now;
@@ -522,7 +567,7 @@ impl<'f> Fold<'f> {
         kind: envelope::Kind,
         encoded: Encoded,
         span: &mut dyn ReactionSpan,
-    ) -> Result<(), String> {
+    ) -> Result<&Message, String> {
         let Encoded { event: EventType { name, topic, ending }, subject, body } = encoded;
         let saga = current.event.saga;
         let hops = current.event.hops + 1;
@@ -560,8 +605,8 @@ impl<'f> Fold<'f> {
         .encode(topic)
         .map_err(|malformed| format!("{name} cannot be emitted: {malformed}"))?;
         let id = self.shared.clock.time_ordered_uuid();
-        self.done.changes.outbox.push(OutboxRow { id, message, created_at: self.now });
-        Ok(())
+        let row = OutboxRow { id, message, created_at: self.now };
+        Ok(&self.done.changes.outbox.push_mut(row).message)
     }
 
     fn absorb(&mut self, current: &Current<'_>, outcome: Outcome) -> Outcome {
@@ -580,6 +625,9 @@ impl<'f> Fold<'f> {
 
     /// It may have been settled before its saga was forgotten, so that it must not be taken for new.
     fn too_old(&mut self, current: &Current<'_>) -> Outcome {
+        if self.absent.discarded.contains(&current.id) {
+            return self.absorb(current, Outcome::Duplicate);
+        }
         let reason = "its saga is older than this participant's memory: it may have been settled before".to_owned();
         self.stick(current, reason, false)
     }
@@ -753,6 +801,8 @@ impl<'f> Fold<'f> {
     /// The ledger row of a reaction that opens it.
     fn open(&self, current: &Current<'_>) -> LedgerRow {
         let external = current.contract.kind == StepKind::External;
+        // Of a vacant row the notes stay.
+        let before = self.sagas.get(&current.event.saga).and_then(|rows| rows.ledger(current.contract.name));
         LedgerRow {
             saga: current.event.saga,
             step: current.contract.name.to_owned(),
@@ -768,6 +818,10 @@ impl<'f> Fold<'f> {
             trace: current.event.trace.clone(),
             hops: current.event.hops,
             changed_at: self.now,
+            record_topic: None,
+            record_subject: None,
+            compensation: None,
+            notes: before.map(|row| row.notes.clone()).unwrap_or_default(),
         }
     }
 

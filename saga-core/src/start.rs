@@ -226,6 +226,10 @@ impl<'s> Opening<'s> {
             trace: TraceContext::default(),
             hops: 0,
             changed_at: now,
+            record_topic: None,
+            record_subject: None,
+            compensation: None,
+            notes: Vec::new(),
         };
         let mut changes = Changes::default();
         if let Some(encoded) = event.encode().map_err(Error::from)? {
@@ -258,6 +262,7 @@ impl<'s> Opening<'s> {
             }
             .encode(encoded.event.topic)
             .map_err(|error| StartError::GaveUp(error.to_string()))?;
+            ledger.record_went(&message);
             changes.outbox.push(OutboxRow { id: shared.clock.time_ordered_uuid(), message, created_at: now });
         }
         changes.ledger_inserts.push(ledger);

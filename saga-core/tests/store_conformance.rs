@@ -13,7 +13,10 @@ use saga_core::{
     event::Ending,
     id::{EventId, ReactionId, SagaId},
     step::Direction,
-    store::{Changes, Conn, FailedAttempt, LedgerRow, OutboxRow, Record, StartedRow, Store, Tx, WorkRow, WorkState},
+    store::{
+        Changes, Conn, DiscardedRow, FailedAttempt, LedgerRow, Note, OutboxRow, Record, StartedRow, Store, Tx, Which,
+        WorkRow, WorkState,
+    },
 };
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
@@ -79,7 +82,8 @@ impl Bench {
 
     async fn close(self) {
         if self.engine == Engine::Postgres {
-            self.raw("DROP TABLE IF EXISTS {p}_ledger, {p}_outbox, {p}_work, {p}_started, {p}_meta").await;
+            self.raw("DROP TABLE IF EXISTS {p}_ledger, {p}_outbox, {p}_work, {p}_started, {p}_discarded, {p}_meta")
+                .await;
         }
     }
 }
@@ -124,6 +128,9 @@ on_every_store!(
     a_ledger_row_is_inserted_once,
     a_transaction_whose_write_failed_cannot_commit,
     work_is_overwritten_and_deleted,
+    work_is_read_in_pages,
+    work_is_read_by_id,
+    what_is_discarded_is_kept,
     due_work_comes_in_order,
     leases_of_a_stopping_process_are_due_at_once,
     the_outbox_is_claimed_by_one_at_a_time,
@@ -162,6 +169,10 @@ fn ledger_row(saga: SagaId, step: &str, state: State) -> LedgerRow {
         trace: TraceContext::default(),
         hops: 0,
         changed_at: 0,
+        record_topic: None,
+        record_subject: None,
+        compensation: None,
+        notes: Vec::new(),
     }
 }
 
@@ -180,6 +191,18 @@ fn full_ledger_row(saga: SagaId, step: &str, state: State) -> LedgerRow {
         },
         hops: 255,
         changed_at: i64::MAX,
+        record_topic: Some("payment".to_owned()),
+        record_subject: Some("ü 4711".to_owned()),
+        compensation: Some(outbox_row(1, 0).message),
+        notes: vec![
+            Note {
+                at: 5,
+                reaction: ReactionId(Uuid::from_u128(9)),
+                who: "ada".to_owned(),
+                reason: "\u{0} \"no\"".to_owned(),
+            },
+            Note { at: 6, reaction: ReactionId(Uuid::from_u128(8)), who: String::new(), reason: "again".to_owned() },
+        ],
         ..ledger_row(saga, step, state)
     }
 }
@@ -368,7 +391,7 @@ async fn a_transition_from_another_state_writes_nothing(bench: &Bench) {
         ],
         outbox: vec![outbox_row(1, 0)],
         work: vec![work_row(1, saga(1))],
-        work_done: Vec::new(),
+        ..Changes::default()
     };
     let error = write(&bench.store, changes).await.unwrap_err();
     assert!(matches!(error, Error::Transition { expected: 2, count: 1 }), "{error:?}");
@@ -428,6 +451,95 @@ async fn work_is_overwritten_and_deleted(bench: &Bench) {
     };
     write(&bench.store, both).await.unwrap();
     assert_eq!(bench.store.work(10).await.unwrap().len(), 2, "what is deleted and written waits");
+}
+
+async fn work_is_read_in_pages(bench: &Bench) {
+    let row = |id, saga, seq| WorkRow { seq, ..work_row(id, saga) };
+    // Two messages without a saga, and two sagas; written in no order.
+    let nobody = SagaId(Uuid::nil());
+    let stuck = WorkRow { state: WorkState::Stuck, step: String::new(), since: 50, ..row(9, nobody, 0) };
+    let first = WorkRow { step: "a".to_owned(), since: 50, ..row(4, saga(1), 1) };
+    let rows = [stuck, row(10, nobody, 0), first, row(3, saga(1), 2), row(5, saga(1), 2), row(1, saga(2), 1)];
+    wait_for(&bench.store, rows.iter().rev().cloned().collect()).await;
+
+    let all = Which::default();
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let page = bench.store.work_page(&all, after, 4).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.place());
+        pages.push(page.len());
+        assert_eq!(page[..], rows[pages.iter().sum::<usize>() - page.len()..][..page.len()]);
+    }
+    assert_eq!(pages, [4, 2]);
+
+    let ids = async |which: Which| -> Vec<u128> {
+        bench.store.work_page(&which, None, 99).await.unwrap().iter().map(|row| row.id.0.as_u128()).collect()
+    };
+    assert_eq!(ids(Which { saga: Some(saga(1)), ..all.clone() }).await, [4, 3, 5]);
+    assert_eq!(ids(Which { saga: Some(nobody), ..all.clone() }).await, [9, 10]);
+    assert_eq!(ids(Which { saga: Some(saga(7)), ..all.clone() }).await, [0u128; 0]);
+    assert_eq!(ids(Which { step: Some("a".to_owned()), ..all.clone() }).await, [4]);
+    assert_eq!(ids(Which { step: Some("a' OR 1=1".to_owned()), ..all.clone() }).await, [0u128; 0]);
+    assert_eq!(ids(Which { state: Some(WorkState::Stuck), ..all.clone() }).await, [9]);
+    assert_eq!(ids(Which { since: Some(49), ..all.clone() }).await, [10, 3, 5, 1]);
+    assert_eq!(ids(Which { since: Some(50), saga: Some(saga(1)), ..all }).await, [4, 3, 5]);
+}
+
+async fn work_is_read_by_id(bench: &Bench) {
+    wait_for(&bench.store, vec![work_row(1, saga(1)), work_row(2, saga(1)), work_row(3, saga(2))]).await;
+    let id = |id| ReactionId(Uuid::from_u128(id));
+    assert_eq!(bench.store.work_row(id(2)).await.unwrap(), Some(work_row(2, saga(1))));
+    assert_eq!(bench.store.work_row(id(4)).await.unwrap(), None);
+    let mut tx = bench.store.begin().await.unwrap();
+    let rows = tx.work_rows(&[id(3), id(4), id(1), id(3)]).await.unwrap();
+    assert_eq!(rows, [work_row(1, saga(1)), work_row(3, saga(2))]);
+    assert_eq!(tx.work_rows(&[]).await.unwrap(), []);
+}
+
+async fn what_is_discarded_is_kept(bench: &Bench) {
+    let waited = WorkRow {
+        state: WorkState::Stuck,
+        delivery: Delivery {
+            key: Some(vec![0xff]),
+            headers: vec![("ce_id".to_owned(), vec![0, 0xff])],
+            body: vec![0xfe, 0],
+            offset: 7,
+            ..work_row(1, saga(1)).delivery
+        },
+        attempts: 3,
+        failures: vec![FailedAttempt { at: 5, attempt: 1, error: "it broke".to_owned() }],
+        since: 4,
+        counted_from: 4,
+        reason: "given up".to_owned(),
+        ..work_row(1, saga(1))
+    };
+    let discarded = |id: u128, at| DiscardedRow {
+        work: WorkRow { id: ReactionId(Uuid::from_u128(id)), ..waited.clone() },
+        why: "paid by hand, see ticket 12".to_owned(),
+        who: "ada".to_owned(),
+        at,
+    };
+    wait_for(&bench.store, vec![waited.clone()]).await;
+    let changes = Changes {
+        work_done: vec![waited.id],
+        discarded: vec![discarded(1, 10), discarded(2, 30)],
+        ..Changes::default()
+    };
+    write(&bench.store, changes).await.unwrap();
+    // A message may come again, and be discarded again.
+    write(&bench.store, Changes { discarded: vec![discarded(1, 20)], ..Changes::default() }).await.unwrap();
+
+    assert_eq!(bench.store.work(9).await.unwrap(), []);
+    let kept = bench.store.discarded(None, 9).await.unwrap();
+    assert_eq!(kept, [discarded(2, 30), discarded(1, 20), discarded(1, 10)], "the newest first");
+    assert_eq!(bench.store.discarded(None, 1).await.unwrap(), [discarded(2, 30)]);
+    assert_eq!(bench.store.discarded(Some(saga(1)), 9).await.unwrap().len(), 3);
+    assert_eq!(bench.store.discarded(Some(saga(2)), 9).await.unwrap(), []);
+    let id = |id| ReactionId(Uuid::from_u128(id));
+    let mut tx = bench.store.begin().await.unwrap();
+    assert_eq!(tx.discarded(&[id(1), id(3)]).await.unwrap(), [id(1)]);
 }
 
 async fn due_work_comes_in_order(bench: &Bench) {
@@ -637,7 +749,9 @@ async fn two_participants_share_a_database(bench: &Bench) {
         let passes = tokio::time::timeout(SOON, enter(&other, &[saga(1)])).await;
         drop(passes.expect("one participant waits for another"));
         drop(_tx);
-        bench.raw("DROP TABLE {p}_b_ledger, {p}_b_outbox, {p}_b_work, {p}_b_started, {p}_b_meta").await;
+        bench
+            .raw("DROP TABLE {p}_b_ledger, {p}_b_outbox, {p}_b_work, {p}_b_started, {p}_b_discarded, {p}_b_meta")
+            .await;
     }
 }
 

@@ -16,7 +16,7 @@ use saga_core::{
     transport::{
         Limit, Position, Sink, Source, SourceStatus, TransportError,
         embedded::EmbeddedBroker,
-        kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics, read_all},
+        kafka::{KafkaConfig, KafkaSink, KafkaSource, TopicSpec, create_topics, inject, lag, read_all, skip},
         memory::{Faults, MemoryBroker},
     },
 };
@@ -179,6 +179,9 @@ on_every_transport! {
     a_position_that_the_broker_does_not_have_is_an_error
     a_key_is_in_the_same_partition_everywhere
     everything_can_be_read_without_a_group
+    a_group_is_behind_by_what_it_has_not_settled
+    a_group_that_skipped_reads_only_what_comes_later
+    what_was_read_can_be_published_byte_for_byte
 }
 
 async fn every_byte_arrives_in_the_order_of_its_key(world: &dyn World) {
@@ -435,6 +438,74 @@ async fn everything_can_be_read_without_a_group(world: &dyn World) {
         assert_eq!(all.len(), 50);
         assert_in_order(&all);
     }
+}
+
+async fn a_group_is_behind_by_what_it_has_not_settled(world: &dyn World) {
+    let (one, three) = (world.topic("one"), world.topic("three"));
+    let Some(config) = world.kafka() else { return };
+    let topics: [&str; 2] = [&one, &three];
+    let lag_now = async || {
+        let lag = patiently(lag(&config, &topics)).await.expect("it tells");
+        (lag.behind, lag.end)
+    };
+    assert_eq!(lag_now().await, (0, 0), "nothing was published");
+    let messages: Vec<Message> = (0..40).map(|n| message(if n % 2 == 0 { &one } else { &three }, n, n)).collect();
+    publish(world, &messages).await;
+    assert_eq!(lag_now().await, (40, 40), "a group that has committed nothing is behind by everything");
+
+    // The group of the configuration.
+    let mut source = world.source("reader", &topics);
+    let deliveries = receive(&mut *source, 40).await;
+    let (settled, open): (Vec<Delivery>, Vec<Delivery>) =
+        deliveries.into_iter().partition(|delivery| delivery.offset < 3);
+    source.settled(&positions(&settled)).expect("positions are taken");
+    close(source).await;
+    assert_eq!(lag_now().await, (open.len() as u64, 40), "what was received and not settled counts");
+}
+
+async fn a_group_that_skipped_reads_only_what_comes_later(world: &dyn World) {
+    let topic = world.topic("three");
+    let Some(config) = world.kafka() else { return };
+    let messages: Vec<Message> = (0..30).map(|number| message(&topic, number, number)).collect();
+    publish(world, &messages).await;
+    let ends = patiently(skip(&config, &[&topic])).await.expect("it skips");
+    assert_eq!(ends.iter().map(|end| end.next).sum::<i64>(), 30);
+    assert_eq!(patiently(lag(&config, &[&topic])).await.expect("it tells").behind, 0);
+
+    // The group of the configuration.
+    let mut source = world.source("reader", &[&topic]);
+    publish(world, &[message(&topic, 1, 999)]).await;
+    assert_eq!(receive(&mut *source, 1).await[0].body, message(&topic, 1, 999).body);
+    close(source).await;
+}
+
+async fn what_was_read_can_be_published_byte_for_byte(world: &dyn World) {
+    let (one, three) = (world.topic("one"), world.topic("three"));
+    let Some(config) = world.kafka() else { return };
+    let bytes = |topic: &str, key: Option<&[u8]>, headers: Vec<(String, Vec<u8>)>, body: &[u8]| Delivery {
+        topic: topic.into(),
+        partition: 0,
+        offset: 0,
+        epoch: 0,
+        key: key.map(<[u8]>::to_vec),
+        headers,
+        body: body.to_vec(),
+    };
+    let odd = [
+        bytes(&one, None, vec![], b"hello"),
+        bytes(&one, Some(&[0xff]), vec![("a".to_owned(), vec![0xfe]), ("a".to_owned(), vec![])], &[0xff, 0x00]),
+        bytes(&three, Some(b"key"), vec![], b""),
+    ];
+    patiently(inject(&config, &odd)).await.expect("it publishes");
+    let first = patiently(read_all(&config, &[&one, &three])).await.expect("it reads");
+    patiently(inject(&config, &first)).await.expect("it publishes");
+    let both = patiently(read_all(&config, &[&one, &three])).await.expect("it reads");
+    let content = |delivery: &Delivery| (delivery.topic.clone(), delivery.key.clone(), delivery.headers.clone());
+    let mut expected: Vec<_> = odd.iter().chain(&odd).map(|one| (content(one), one.body.clone())).collect();
+    let mut came: Vec<_> = both.iter().map(|one| (content(one), one.body.clone())).collect();
+    expected.sort();
+    came.sort();
+    assert_eq!(came, expected);
 }
 
 #[tokio::test]

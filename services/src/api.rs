@@ -198,11 +198,9 @@ async fn existing(store: &Store, id: Result<Path<String>, PathRejection>) -> Res
 }
 
 async fn find(store: &Store, id: Uuid) -> Result<Option<OrderRow>, Box<dyn std::error::Error + Send + Sync>> {
-    // Dropped without a commit: it only reads.
-    let mut tx = store.begin().await?;
     let columns =
         "SELECT id, saga, customer, item, quantity, cents, state, reason, placed_at FROM orders WHERE id = $1";
-    Ok(tx.conn().fetch_optional(columns, (id.to_string(),)).await?)
+    Ok(store.fetch_optional(columns, (id.to_string(),)).await?)
 }
 
 #[cfg(test)]

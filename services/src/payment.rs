@@ -4,6 +4,8 @@
 //! |---|---|---|---|---|
 //! | `charge-customer` | [`OrderPlaced`] | [`PaymentCharged`] | [`PaymentDeclined`] | [`ShipmentFailed`] → [`PaymentRefunded`] |
 
+use std::time::Duration;
+
 use saga_core::{
     CompensateExternal, External, Participant, Step, StepContext, StepResult,
     step::{CallContext, Doubt, MustSucceed, reject},
@@ -35,6 +37,9 @@ pub struct ChargeCustomer {
 
 impl Step for ChargeCustomer {
     const NAME: &'static str = "charge-customer";
+    /// A little longer than the client waits. Whoever is killed during a call holds its lease for this and a margin, and the
+    /// customer waits as long.
+    const TIMEOUT: Duration = Duration::from_secs(7);
     type On = OrderPlaced;
     type Emits = PaymentCharged;
     type Rejects = PaymentDeclined;

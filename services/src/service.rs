@@ -303,7 +303,9 @@ impl<O: Args + fmt::Debug> Service<O> {
             let done = stop.clone();
             let node = async {
                 let _ends = done.drop_guard();
-                node.run(stop.cancelled()).await.context("the participant stopped")
+                let ended = node.run(stop.cancelled()).await.context("the participant stopped");
+                // Now, because requests that hang may keep the other half until the deadline, and then nobody reads this.
+                ended.inspect_err(|error| tracing::error!(error = &**error as &dyn std::error::Error, "stopping"))
             };
             let (node, served) = tokio::join!(node, serve(listener, problem::complete(routes), stop.clone()));
             node.and(served)

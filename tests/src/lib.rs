@@ -5,10 +5,12 @@
 #[derive(Debug)]
 pub struct Readme;
 
+pub mod chaos;
 pub mod otlp;
 pub mod processes;
 pub mod scenario;
 pub mod simulation;
 pub mod stage;
 pub mod support;
+pub mod trace;
 pub mod world;

@@ -93,21 +93,28 @@ impl OtlpReceiver {
         lock(&self.received.metrics).clone()
     }
 
-    /// The edges from parent to child, one a line and sorted: `order: send orders -> payment: process orders`.
+    /// The edges from parent to child, as [`edges`] writes them.
     pub fn edges(&self) -> Vec<String> {
-        let spans = self.spans();
-        let mut edges: Vec<String> = spans
-            .iter()
-            .filter_map(|child| {
-                let parent = spans.iter().find(|span| {
-                    span.trace_id == child.trace_id && Some(&span.span_id) == child.parent_span_id.as_ref()
-                })?;
-                Some(format!("{}: {} -> {}: {}", parent.service, parent.name, child.service, child.name))
-            })
-            .collect();
-        edges.sort();
-        edges
+        edges(&self.spans())
     }
+}
+
+/// The edges from parent to child, one a line and sorted: `order: send order -> payment: process order`.
+pub fn edges(spans: &[ReceivedSpan]) -> Vec<String> {
+    let mut edges: Vec<String> = spans
+        .iter()
+        .filter_map(|child| {
+            let parent = parent(spans, child)?;
+            Some(format!("{}: {} -> {}: {}", parent.service, parent.name, child.service, child.name))
+        })
+        .collect();
+    edges.sort();
+    edges
+}
+
+/// The parent of a span, among these.
+pub fn parent<'s>(spans: &'s [ReceivedSpan], child: &ReceivedSpan) -> Option<&'s ReceivedSpan> {
+    spans.iter().find(|span| span.trace_id == child.trace_id && Some(&span.span_id) == child.parent_span_id.as_ref())
 }
 
 impl Drop for OtlpReceiver {

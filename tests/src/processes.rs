@@ -1,7 +1,8 @@
 //! The real binaries, one process each, against a broker and databases.
 //!
 //! The invariant: nothing started here outlives this process, and one world at a time uses a broker: the names of topics are
-//! fixed, so that two worlds on one broker would react to each other's events.
+//! fixed, so that two worlds on one broker would react to each other's events. What an earlier world left on the topics of a broker
+//! is nobody's business: the groups begin at the end.
 
 use std::{
     collections::BTreeMap,
@@ -14,16 +15,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use saga_core::{
     clock::Clock,
-    envelope::{Delivery, Envelope, Message},
+    envelope::{Delivery, Envelope},
     id::SagaId,
-    store::Store,
+    signal,
+    store::{Store, WorkRow, WorkState},
     timeline::Timeline,
     transport::{
+        Position,
         embedded::EmbeddedBroker,
-        kafka::{KafkaConfig, KafkaSink, read_all},
+        kafka::{KafkaConfig, Lag, inject, lag, read_all, skip},
     },
 };
 use serde_json::{Value, json};
@@ -31,6 +34,7 @@ use tempfile::TempDir;
 
 pub use crate::stage::PARTICIPANTS;
 use crate::{
+    stage::cast,
     support::{Guarded, Stop},
     world::{Order, Totals, World},
 };
@@ -38,6 +42,14 @@ use crate::{
 /// Longer than a group needs to settle after a member was killed.
 const BOUND: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
+/// As many customers order at the same time.
+const AT_ONCE: usize = 64;
+/// Partitions of each topic, as many as `migrate --topics` creates.
+const PARTITIONS: i32 = 6;
+/// At least what the two events of a saga on the topic `order`, the fullest, take with their headers. A test measures it.
+pub const BYTES_OF_A_SAGA: u64 = 2_000;
+/// What one partition of the embedded broker is filled with: of its 5 MiB, as keys do not spread evenly.
+const PARTITION_BYTES: u64 = 4 << 20;
 
 /// A customer's cancellation decides nothing yet.
 const ORDERS: &str =
@@ -49,10 +61,14 @@ const ORDERS: &str =
 pub struct Setting {
     /// A Kafka, as `host:port`; without one an embedded broker.
     pub kafka: Option<String>,
+    /// Settings for clients of that Kafka.
+    pub kafka_settings: Vec<(String, String)>,
     /// An empty database for each participant, by its name; without one a SQLite file.
     pub databases: BTreeMap<String, String>,
     /// Where to send traces.
     pub otlp: Option<String>,
+    /// Partitions of each topic; without it six.
+    pub partitions: Option<i32>,
 }
 
 /// Running services.
@@ -62,7 +78,10 @@ pub struct Processes {
     running: BTreeMap<String, Guarded>,
     ports: BTreeMap<String, u16>,
     databases: BTreeMap<String, String>,
+    stores: BTreeMap<String, Store>,
     orders: BTreeMap<SagaId, String>,
+    /// Where the topics began for this world; what came before belongs to others.
+    begins: Vec<Position>,
     kafka: KafkaConfig,
     otlp: Option<String>,
     binaries: PathBuf,
@@ -71,16 +90,25 @@ pub struct Processes {
     directory: TempDir,
 }
 
+/// How many partitions each topic of the embedded broker needs, for so many sagas, to keep every message until the slowest has
+/// read it: beyond 5 MiB a partition loses its oldest ones.
+pub fn partitions_for(sagas: u64) -> i32 {
+    let needed = (sagas * BYTES_OF_A_SAGA).div_ceil(PARTITION_BYTES);
+    i32::try_from(needed).unwrap_or(i32::MAX).max(PARTITIONS)
+}
+
 impl Processes {
     /// Starts the gateway and the three services, and waits until they are ready.
     pub async fn start(setting: Setting) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("saga-").tempdir()?;
         let binaries = binaries()?;
         let group = format!("saga-{}", SagaId::mint(&Clock::system()));
+        let partitions = setting.partitions.unwrap_or(PARTITIONS);
         let (broker, kafka) = match setting.kafka {
-            Some(brokers) => (None, KafkaConfig { brokers, group, extra: Vec::new() }),
+            Some(brokers) => (None, KafkaConfig { brokers, group, extra: setting.kafka_settings }),
             None => {
-                let broker = EmbeddedBroker::start(&PARTICIPANTS.map(|topic| (topic, 6)))?;
+                let topics = PARTICIPANTS.map(|topic| (topic, partitions)).into_iter().chain([(signal::TOPIC, 1)]);
+                let broker = EmbeddedBroker::start(&topics.collect::<Vec<_>>())?;
                 let config = broker.config(&group);
                 (Some(broker), config)
             }
@@ -90,7 +118,9 @@ impl Processes {
             running: BTreeMap::new(),
             ports: BTreeMap::new(),
             databases: setting.databases,
+            stores: BTreeMap::new(),
             orders: BTreeMap::new(),
+            begins: Vec::new(),
             kafka,
             otlp: setting.otlp,
             binaries,
@@ -107,10 +137,18 @@ impl Processes {
             let mut migrate = world.command(name)?;
             migrate.arg("migrate");
             if world.broker.is_none() {
-                migrate.arg("--topics");
+                migrate.args(["--topics", "--partitions", &partitions.to_string()]);
             }
             let (status, printed) = Guarded::output(&mut migrate, BOUND).await?;
             ensure!(status.success(), "{name} migrate failed ({status}): {printed}");
+            let store = Store::connect(&world.databases[name], name).await?;
+            world.stores.insert(name.to_owned(), store);
+        }
+        if world.broker.is_none() {
+            for name in PARTICIPANTS {
+                let begins = skip(&world.group_config(name), &world.listens_to(name)?).await?;
+                world.begins.extend(begins);
+            }
         }
         world.until_ready("gateway").await?;
         for name in PARTICIPANTS {
@@ -143,19 +181,39 @@ impl Processes {
         format!("http://127.0.0.1:{}", self.ports.get(name).copied().unwrap_or_default())
     }
 
-    /// Places orders, so many at the same time, as customers do.
-    pub async fn place_all(&mut self, orders: &[Order], at_once: usize) -> Result<()> {
-        let this = &*self;
-        let placed: Vec<_> =
-            stream::iter(orders).map(|order| this.post(order)).buffer_unordered(at_once).collect().await;
-        for order in placed {
-            let (saga, order) = order?;
-            self.orders.insert(saga, order);
-        }
+    /// The broker, with a group that nobody is in.
+    pub fn kafka(&self) -> &KafkaConfig {
+        &self.kafka
+    }
+
+    /// The resident memory of each process, in bytes; empty where the system does not tell it as Linux does.
+    pub fn memory(&self) -> BTreeMap<&str, u64> {
+        let resident = |process: &Guarded| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()?)).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+        };
+        let all = self.running.iter();
+        all.filter_map(|(name, process)| Some((name.as_str(), resident(process)?))).collect()
+    }
+
+    /// How many orders have ended, by the order service's database alone: cheap enough to ask often.
+    pub async fn ended_orders(&self) -> Result<u64> {
+        let sql = "SELECT 'all', count(*) FROM orders WHERE state IN ('completed', 'cancelled')";
+        let [ended] = self.sums("order", sql, ["all"]).await?;
+        Ok(ended)
+    }
+
+    /// Asks for the cancellation of an order that was placed here, as its customer does.
+    pub async fn cancel(&self, saga: SagaId) -> Result<()> {
+        let order = self.orders.get(&saga).context("that saga was not started here")?;
+        let url = format!("{}/orders/{order}/cancel", self.url("order"));
+        self.client.post(url).send().await?.error_for_status()?;
         Ok(())
     }
 
-    async fn post(&self, order: &Order) -> Result<(SagaId, String)> {
+    /// Places an order over HTTP and returns its saga and its id, without remembering it for [`World::ended`].
+    pub async fn post(&self, order: &Order) -> Result<(SagaId, String)> {
         let body = json!({ "customer": order.customer, "item": order.item, "quantity": order.quantity,
             "unit_price_cents": order.cents });
         let request = self.client.post(format!("{}/orders", self.url("order"))).json(&body);
@@ -195,16 +253,69 @@ impl Processes {
     }
 
     async fn sums<const N: usize>(&self, name: &str, sql: &'static str, keys: [&str; N]) -> Result<[u64; N]> {
-        let url = self.databases.get(name).context("no such participant")?;
-        let store = Store::connect(url, name).await?;
-        let mut tx = store.begin().await?;
+        let mut tx = self.store(name)?.begin().await?;
         let rows: Vec<(String, i64)> = tx.conn().fetch_all(sql, ()).await?;
         let of = |key| rows.iter().find(|(k, _)| k == key).map_or(0, |(_, n)| u64::try_from(*n).unwrap_or(0));
         Ok(keys.map(of))
     }
 
+    fn store(&self, participant: &str) -> Result<&Store> {
+        self.stores.get(participant).context("no such participant")
+    }
+
     async fn events(&self) -> Result<Vec<Delivery>> {
-        Ok(read_all(&self.kafka, &PARTICIPANTS).await?)
+        let mut events = read_all(&self.kafka, &PARTICIPANTS).await?;
+        let is_of_others = |event: &Delivery| {
+            let place = |begin: &Position| (begin.topic == event.topic) && begin.partition == event.partition;
+            self.begins.iter().any(|begin| place(begin) && event.offset < begin.next)
+        };
+        events.retain(|event| !is_of_others(event));
+        Ok(events)
+    }
+
+    /// The broker, with the group of a participant.
+    fn group_config(&self, participant: &str) -> KafkaConfig {
+        KafkaConfig { group: format!("{}-{participant}", self.kafka.group), ..self.kafka.clone() }
+    }
+
+    fn listens_to(&self, participant: &str) -> Result<Vec<&'static str>> {
+        let (_, cast) = cast(participant, &self.url("gateway"))?;
+        Ok(cast.listens_to())
+    }
+
+    /// Waits until nothing moves: every group has settled its topics up to their ends, no database has work that time alone
+    /// would wake or events to publish, and after all this was seen nothing had been published meanwhile. What waits for a
+    /// person may go on waiting.
+    async fn quiet(&self) -> Result<()> {
+        let begin = Instant::now();
+        let mut before: Option<Vec<Lag>> = None;
+        loop {
+            let mut lags = Vec::new();
+            let mut busy = Vec::new();
+            for name in PARTICIPANTS {
+                let lag = lag(&self.group_config(name), &self.listens_to(name)?).await?;
+                if lag.behind > 0 {
+                    busy.push(format!("{name} has not settled {} messages", lag.behind));
+                }
+                lags.push(lag);
+            }
+            for name in PARTICIPANTS {
+                let store = self.store(name)?;
+                // In this order: work that is done leaves its events in the outbox in the same transaction.
+                if store.work_next_due().await?.is_some() {
+                    busy.push(format!("{name} has work to do"));
+                }
+                if store.outbox_len().await? > 0 {
+                    busy.push(format!("{name} has events to publish"));
+                }
+            }
+            if busy.is_empty() && before.as_ref() == Some(&lags) {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < BOUND, "after {} s something still moves: {busy:?}", BOUND.as_secs());
+            before = busy.is_empty().then_some(lags);
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     fn command(&self, name: &str) -> Result<tokio::process::Command> {
@@ -215,7 +326,7 @@ impl Processes {
         }
         // By the environment: every user of the machine sees an argument, and the URL may hold a password.
         command.env("SAGA_DATABASE", self.databases.get(name).context("no such participant")?);
-        command.env("SAGA_BROKERS", &self.kafka.brokers).env("SAGA_GROUP", format!("{}-{name}", self.kafka.group));
+        command.env("SAGA_BROKERS", &self.kafka.brokers).env("SAGA_GROUP", self.group_config(name).group);
         if !self.kafka.extra.is_empty() {
             let extra: Vec<String> = self.kafka.extra.iter().map(|(key, value)| format!("{key}={value}")).collect();
             command.env("SAGA_KAFKA_CONFIG", extra.join(","));
@@ -266,14 +377,29 @@ impl World for Processes {
         Ok(saga)
     }
 
+    async fn place_all(&mut self, orders: &[Order]) -> Result<Vec<SagaId>> {
+        let this = &*self;
+        let posts = stream::iter(orders).map(|order| this.post(order)).buffered(AT_ONCE);
+        let placed: Vec<(SagaId, String)> = posts.try_collect().await?;
+        let sagas = placed.iter().map(|(saga, _)| *saga).collect();
+        self.orders.extend(placed);
+        Ok(sagas)
+    }
+
+    async fn inject(&mut self, messages: &[Delivery]) -> Result<()> {
+        Ok(inject(&self.kafka, messages).await?)
+    }
+
     async fn ended(&mut self, saga: SagaId) -> Result<Timeline> {
-        let order = self.orders.get(&saga).context("that saga was not started here")?;
-        let url = format!("{}/orders/{order}", self.url("order"));
-        wait_for("the order to end", BOUND, async || {
-            let shown: Value = self.client.get(&url).send().await?.error_for_status()?.json().await?;
-            Ok((shown["state"] == "completed" || shown["state"] == "cancelled").then_some(()))
-        })
-        .await?;
+        // A saga that an injected message started has no order to ask for.
+        if let Some(order) = self.orders.get(&saga) {
+            let url = format!("{}/orders/{order}", self.url("order"));
+            wait_for("the order to end", BOUND, async || {
+                let shown: Value = self.client.get(&url).send().await?.error_for_status()?.json().await?;
+                Ok((shown["state"] == "completed" || shown["state"] == "cancelled").then_some(()))
+            })
+            .await?;
+        }
         // The database knows it a little before the topic does.
         wait_for("the last event of the saga", BOUND, async || {
             let events = self.events().await?;
@@ -284,29 +410,22 @@ impl World for Processes {
     }
 
     async fn totals(&mut self) -> Result<Totals> {
-        let mut before = None;
-        let mut still = 0;
-        let begin = Instant::now();
-        loop {
-            let now = self.count().await?;
-            still = if before == Some(now) { still + 1 } else { 0 };
-            if (now.open == 0 && still >= 5) || begin.elapsed() > BOUND {
-                return Ok(now);
-            }
-            before = Some(now);
-            tokio::time::sleep(3 * POLL).await;
-        }
+        self.quiet().await?;
+        self.count().await
+    }
+
+    async fn stuck(&mut self, participant: &str) -> Result<Vec<WorkRow>> {
+        self.quiet().await?;
+        let mut rows = self.store(participant)?.work(u32::MAX).await?;
+        rows.retain(|row| row.state == WorkState::Stuck);
+        Ok(rows)
     }
 
     async fn redeliver(&mut self, times: u32) -> Result<()> {
-        let messages: Vec<Message> = self.events().await?.into_iter().map(message).collect();
-        let sink = KafkaSink::connect(&self.kafka)?;
-        for _ in 0..times {
-            for result in sink.publish(&messages).await {
-                result?;
-            }
-        }
-        Ok(())
+        let events = self.events().await?;
+        let again: Vec<Delivery> = (0..times).flat_map(|_| events.iter().cloned()).collect();
+        inject(&self.kafka, &again).await?;
+        self.quiet().await
     }
 
     async fn kill(&mut self, participant: &str) -> Result<()> {
@@ -331,16 +450,6 @@ where
         }
         ensure!(begin.elapsed() < bound, "waited {} s for {what}", bound.as_secs());
         tokio::time::sleep(POLL).await;
-    }
-}
-
-fn message(delivery: Delivery) -> Message {
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Message {
-        topic: delivery.topic.to_string(),
-        key: delivery.key.map(text).unwrap_or_default(),
-        headers: delivery.headers.into_iter().map(|(name, value)| (name, text(value))).collect(),
-        body: delivery.body,
     }
 }
 

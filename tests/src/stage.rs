@@ -9,12 +9,12 @@ use anyhow::{Context, Result, bail, ensure};
 use saga_core::{
     Participant,
     clock::Clock,
-    envelope::{Envelope, Message},
+    envelope::{Delivery, Envelope},
     id::SagaId,
     node::Node,
     observer::{Observer, Unseen},
     start::{Requested, StartKey, Started},
-    store::Store,
+    store::{Store, WorkRow, WorkState},
     timeline::Timeline,
     transport::memory::MemoryBroker,
 };
@@ -93,15 +93,6 @@ impl Stage {
         Ok(stage)
     }
 
-    fn cast(&self, name: &str) -> Result<(&'static str, Participant)> {
-        Ok(match name {
-            "order" => ("order", order::participant()),
-            "payment" => ("payment", payment::participant(GatewayClient::new(&self.gateway)?)),
-            "shipping" => ("shipping", shipping::participant()),
-            other => bail!("expected one of {PARTICIPANTS:?}, got {other}"),
-        })
-    }
-
     /// Lets everybody take turns until nobody has anything to do, now or later.
     pub async fn settle(&mut self) -> Result<()> {
         for _ in 0..ROUNDS {
@@ -148,14 +139,6 @@ impl Stage {
         self.start(name).await
     }
 
-    /// Publishes messages that no participant wrote.
-    pub async fn publish(&self, messages: &[Message]) -> Result<()> {
-        for result in self.broker.sink().publish(messages).await {
-            result?;
-        }
-        Ok(())
-    }
-
     /// Every event that was published.
     pub fn events(&self) -> Vec<Envelope> {
         TOPICS
@@ -172,6 +155,16 @@ impl Stage {
         let row: Option<(i64,)> = tx.conn().fetch_optional(sql, ()).await?;
         Ok(row.map_or(0, |(count,)| u64::try_from(count).unwrap_or(0)))
     }
+}
+
+/// The participants of the samples, by their names. `gateway` is what the payment service calls.
+pub fn cast(name: &str, gateway: &str) -> Result<(&'static str, Participant)> {
+    Ok(match name {
+        "order" => ("order", order::participant()),
+        "payment" => ("payment", payment::participant(GatewayClient::new(gateway)?)),
+        "shipping" => ("shipping", shipping::participant()),
+        other => bail!("expected one of {PARTICIPANTS:?}, got {other}"),
+    })
 }
 
 /// Where a participant's spans go: services of one process need one subscriber each.
@@ -195,6 +188,22 @@ impl World for Stage {
             Started::New(saga, _) => Ok(saga),
             Started::Repeated(saga, _) => bail!("{key} was used before, for {saga}"),
         }
+    }
+
+    async fn place_all(&mut self, orders: &[Order]) -> Result<Vec<SagaId>> {
+        let mut sagas = Vec::with_capacity(orders.len());
+        for order in orders {
+            sagas.push(self.place(order).await?);
+        }
+        Ok(sagas)
+    }
+
+    async fn inject(&mut self, messages: &[Delivery]) -> Result<()> {
+        for Delivery { topic, key, headers, body, .. } in messages {
+            let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+            ensure!(self.broker.inject(topic, key.as_deref(), &headers, body), "there is no topic {topic}");
+        }
+        Ok(())
     }
 
     async fn ended(&mut self, saga: SagaId) -> Result<Timeline> {
@@ -225,21 +234,18 @@ impl World for Stage {
         })
     }
 
+    async fn stuck(&mut self, participant: &str) -> Result<Vec<WorkRow>> {
+        self.settle().await?;
+        let store = self.stores.get(participant).context("no such participant")?;
+        let mut rows = store.work(u32::MAX).await?;
+        rows.retain(|row| row.state == WorkState::Stuck);
+        Ok(rows)
+    }
+
     async fn redeliver(&mut self, times: u32) -> Result<()> {
-        let mut again = Vec::new();
-        for delivery in TOPICS.iter().flat_map(|topic| self.broker.messages(topic)) {
-            let text = |bytes: Vec<u8>| String::from_utf8(bytes).context("our own messages are text");
-            let headers: Result<Vec<_>> =
-                delivery.headers.into_iter().map(|(name, value)| Ok((name, text(value)?))).collect();
-            again.push(Message {
-                topic: delivery.topic.to_string(),
-                key: text(delivery.key.unwrap_or_default())?,
-                headers: headers?,
-                body: delivery.body,
-            });
-        }
+        let all: Vec<Delivery> = TOPICS.iter().flat_map(|topic| self.broker.messages(topic)).collect();
         for _ in 0..times {
-            self.publish(&again).await?;
+            self.inject(&all).await?;
         }
         self.settle().await
     }
@@ -249,7 +255,7 @@ impl World for Stage {
     }
 
     async fn start(&mut self, participant: &str) -> Result<()> {
-        let (name, cast) = self.cast(participant)?;
+        let (name, cast) = cast(participant, &self.gateway)?;
         let source = self.broker.source(name, &cast.listens_to());
         let store = self.stores[name].clone();
         let observer: Arc<dyn Observer> = match self.observers.get(name) {

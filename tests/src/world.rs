@@ -6,7 +6,7 @@
 use std::future::Future;
 
 use anyhow::Result;
-use saga_core::{id::SagaId, timeline::Timeline};
+use saga_core::{envelope::Delivery, id::SagaId, store::WorkRow, timeline::Timeline};
 
 /// An order to place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,13 +83,23 @@ pub trait World {
     /// Places an order under a fresh idempotency key.
     fn place(&mut self, order: &Order) -> impl Future<Output = Result<SagaId>>;
 
+    /// Places orders at the same time, as customers do. The sagas are in the order of the orders.
+    fn place_all(&mut self, orders: &[Order]) -> impl Future<Output = Result<Vec<SagaId>>>;
+
+    /// Messages arrive as they are, whoever made them. The key decides on the partition, as for every message; partition, offset
+    /// and epoch of the deliveries count for nothing.
+    fn inject(&mut self, messages: &[Delivery]) -> impl Future<Output = Result<()>>;
+
     /// Waits, with a bound, until the saga has ended, and tells what happened.
     fn ended(&mut self, saga: SagaId) -> impl Future<Output = Result<Timeline>>;
 
     /// Waits, with a bound, until nothing moves any more, and counts.
     fn totals(&mut self) -> impl Future<Output = Result<Totals>>;
 
-    /// Every event that was published is delivered again, so many times.
+    /// Waits, with a bound, until nothing moves any more, and lists what waits for a person at the participant.
+    fn stuck(&mut self, participant: &str) -> impl Future<Output = Result<Vec<WorkRow>>>;
+
+    /// Every message of every topic is delivered again, so many times, to everybody who listens.
     fn redeliver(&mut self, times: u32) -> impl Future<Output = Result<()>>;
 
     /// Stops the participant (`order`, `payment`, `shipping`) as a crash would.

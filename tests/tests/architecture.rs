@@ -8,8 +8,18 @@ use std::{
 
 use serde_json::Value;
 
-/// From the bottom up; each may use those below it.
-const LAYERS: [&str; 6] = ["saga-compensation", "saga-core", "saga-tracing", "saga-services", "saga-tests", "xtask"];
+/// From the bottom up; each may use those below it, and not those beside it.
+const LAYERS: [&[&str]; 6] = [
+    &["saga-compensation"],
+    &["saga-core"],
+    &["saga-tracing"],
+    &["saga-services", "saga-cli"],
+    &["saga-tests"],
+    &["xtask"],
+];
+
+/// Checks what the others left behind, so it shares nothing with them: a mistake here must not be repeated there.
+const CHECKER: &str = "saga-checker";
 
 #[test]
 fn dependencies_point_one_way() {
@@ -20,14 +30,21 @@ fn dependencies_point_one_way() {
         .output()
         .unwrap();
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let level = |name: &str| LAYERS.iter().position(|layer| *layer == name);
+    let level = |name: &str| LAYERS.iter().position(|layer| layer.contains(&name));
     let packages = metadata["packages"].as_array().unwrap();
-    assert_eq!(packages.len(), LAYERS.len(), "a new package belongs into the list of layers");
+    assert_eq!(packages.len(), LAYERS.concat().len() + 1, "a new package belongs into the list of layers");
     for package in packages {
         let name = package["name"].as_str().unwrap();
+        if name == CHECKER {
+            let uses: Vec<&str> =
+                package["dependencies"].as_array().unwrap().iter().filter_map(|d| d["name"].as_str()).collect();
+            assert!(uses.len() > 3 && uses.iter().all(|other| level(other).is_none()), "the checker uses {uses:?}");
+            continue;
+        }
         let own = level(name).unwrap_or_else(|| panic!("{name} is in no layer"));
         for dependency in package["dependencies"].as_array().unwrap() {
             let other = dependency["name"].as_str().unwrap();
+            assert_ne!(other, CHECKER, "{name} must not use what checks it");
             if let Some(below) = level(other) {
                 assert!(below < own, "{name} must not depend on {other}");
             }
@@ -40,7 +57,7 @@ fn dependencies_point_one_way() {
 #[test]
 fn a_name_appears_only_where_it_belongs() {
     let rules: [(&str, &[&str]); 4] = [
-        ("rdkafka", &["saga-core/src/transport/kafka/", "saga-core/src/transport/embedded.rs"]),
+        ("rdkafka", &["saga-core/src/transport/kafka/", "saga-core/src/transport/embedded.rs", "checker/src/"]),
         // Steps and their transaction are sqlx's to users; an error of it tells a conflict from a failure.
         (
             "sqlx",
@@ -53,6 +70,7 @@ fn a_name_appears_only_where_it_belongs() {
                 "services/src/", // user code
                 "tests/src/",
                 "xtask/src/",
+                "checker/src/",
             ],
         ),
         ("opentelemetry", &["tracing/src/", "tests/src/otlp.rs"]),
@@ -110,10 +128,8 @@ fn root() -> PathBuf {
 /// Every source file of every package, with its lines of code.
 fn sources() -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = ["compensation", "saga-core", "tracing", "services", "tests", "xtask"]
-        .iter()
-        .map(|package| root().join(package).join("src"))
-        .collect();
+    let folders = ["compensation", "saga-core", "tracing", "services", "saga-cli", "tests", "checker", "xtask"];
+    let mut folders: Vec<PathBuf> = folders.iter().map(|package| root().join(package).join("src")).collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -3,8 +3,9 @@
 use saga_core::{State, id::SagaId, timeline::Timeline, transport::memory::MemoryBroker};
 use saga_services::gateway::Behaviour;
 use saga_tests::{
+    processes::{BYTES_OF_A_SAGA, partitions_for},
     scenario,
-    stage::Stage,
+    stage::{Stage, TOPICS},
     world::{Order, World},
 };
 use uuid::Uuid;
@@ -59,51 +60,9 @@ async fn a_gateway_that_loses_answers_charges_nobody_twice() {
     }
 }
 
-/// Messages that no participant wrote: each gets what it deserves, and the next event is settled.
 #[tokio::test]
 async fn whatever_is_on_the_topic_the_next_event_is_settled() {
-    let mut stage = Stage::new(6).await.unwrap();
-    let saga = SagaId(Uuid::now_v7());
-    let key = Some(saga.to_string().into_bytes());
-    let placed = r#"{"order":"4711","customer":"ada","item":"book","quantity":1,"cents":5}"#;
-    let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-    let event = |event_type: &str, id: &str| {
-        vec![
-            header("ce_specversion", "1.0"),
-            header("ce_type", event_type),
-            header("ce_id", id),
-            header("ce_source", "/somebody"),
-            header("ce_sagaid", &saga.to_string()),
-        ]
-    };
-    // A console producer's bytes, with a type that nobody here knows, with bytes that are no JSON, with too many headers.
-    append(&stage.broker, "order", None, vec![], b"hello".to_vec());
-    append(&stage.broker, "order", key.clone(), event("shop.order.liked.v1", "e1"), b"{}".to_vec());
-    append(&stage.broker, "order", key.clone(), event("shop.order.placed.v1", "e2"), vec![0xff, 0xfe]);
-    let mut huge = event("shop.order.placed.v1", "e3");
-    huge.push(("x".to_owned(), vec![b'x'; 20_000]));
-    append(&stage.broker, "order", key.clone(), huge, placed.into());
-    // Another saga's structured event is as good as a binary one.
-    let other = SagaId(Uuid::now_v7());
-    let structured = format!(
-        r#"{{"specversion":"1.0","id":"e4","source":"/shop","type":"shop.order.placed.v1","sagaid":"{other}","data":{placed}}}"#
-    );
-    let headers = vec![header("content-type", "application/cloudevents+json; charset=utf-8")];
-    append(&stage.broker, "order", Some(other.to_string().into_bytes()), headers, structured.into());
-    let well = stage.place(&Order::of_a_book()).await.unwrap();
-    assert!(stage.ended(well).await.unwrap().ending().is_some());
-
-    let stuck = stage.stores["payment"].work(100).await.unwrap();
-    let mut reasons: Vec<_> = stuck.iter().map(|row| row.reason.as_str()).collect();
-    reasons.sort_unstable();
-    assert_eq!(stuck.len(), 3, "{reasons:#?}");
-    assert!(reasons.iter().any(|reason| reason.contains("the size of the headers")), "{reasons:#?}");
-    assert!(reasons.iter().any(|reason| reason.contains("has no specversion")), "{reasons:#?}");
-    assert!(reasons.iter().any(|reason| reason.contains("shop.order.placed.v1 is not what")), "{reasons:#?}");
-    let kept = stuck.iter().find(|row| row.delivery.body == [0xff, 0xfe]);
-    assert!(kept.is_some(), "the bytes are kept as they came");
-    let timeline = Timeline::of(other, stage.events()).to_string();
-    assert!(timeline.contains("charge-customer"), "the structured event was not played:\n{timeline}");
+    scenario::whatever_is_on_the_topic_the_next_event_is_settled(&mut Stage::new(6).await.unwrap()).await.unwrap();
 }
 
 /// The compensation overtakes its forward: it says that nothing was done, and the forward finds the door closed.
@@ -138,6 +97,32 @@ async fn a_compensation_that_comes_first_is_remembered() {
     assert_eq!(ledger.iter().map(|row| row.state).collect::<Vec<_>>(), [State::Void]);
     let timeline = Timeline::of(saga, stage.events()).to_string();
     assert!(timeline.contains("PaymentRefunded  nothing done"), "{timeline}");
+}
+
+/// The embedded broker drops what is beyond 5 MiB of a partition, so whoever sizes it must know what a saga takes.
+#[tokio::test]
+async fn the_events_of_a_saga_take_no_more_room_than_the_embedded_broker_is_sized_for() {
+    let mut stage = Stage::new(8).await.unwrap();
+    let placed = [Order::of_a_book(), Order::by_a_declined_customer(), Order::of_a_sold_out_lamp()];
+    for order in &placed {
+        stage.place(order).await.unwrap();
+    }
+    stage.totals().await.unwrap();
+    for topic in TOPICS {
+        let bytes: usize = stage
+            .broker
+            .messages(topic)
+            .iter()
+            .map(|message| {
+                let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+                // With a trace, and with what the broker itself adds to a message that comes alone.
+                message.body.len() + message.key.as_ref().map_or(0, Vec::len) + headers + 100 + 70
+            })
+            .sum();
+        assert!(bytes as u64 <= BYTES_OF_A_SAGA * placed.len() as u64, "{topic}: {bytes} bytes");
+    }
+    assert_eq!(partitions_for(100), 6);
+    assert!(partitions_for(100_000) as u64 * (5 << 20) > 100_000 * BYTES_OF_A_SAGA);
 }
 
 /// Bytes that no participant wrote.

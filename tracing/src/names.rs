@@ -103,6 +103,11 @@ pub fn start_span(step: &str) -> String {
     format!("start {step}")
 }
 
+/// Span around a request that joins a saga.
+pub fn request_span(step: &str) -> String {
+    format!("request {step}")
+}
+
 /// Span around a call to another system.
 pub fn call_span(step: &str) -> String {
     format!("call {step}")

@@ -72,13 +72,12 @@ impl Observer for OtelObserver {
 
 /// The `tracing` span: its fields are what the logs of a step carry.
 fn span_of(reaction: &Reaction<'_>) -> Span {
-    let topic = reaction.position.map(|(topic, ..)| topic);
-    let (name, kind) = match (reaction.phase, reaction.event) {
-        (Phase::Call, _) => (names::call_span(reaction.step), "client"),
-        (Phase::Settle, Some(_)) => {
-            (names::process_span(topic.or(reaction.event_type).unwrap_or(reaction.step)), "consumer")
-        }
-        (Phase::Settle, None) => (names::start_span(reaction.step), "internal"),
+    let (name, kind) = match (reaction.phase, reaction.position, reaction.event) {
+        (Phase::Call, ..) => (names::call_span(reaction.step), "client"),
+        (Phase::Settle, Some((topic, ..)), _) => (names::process_span(topic), "consumer"),
+        // Caused by the start, but delivered by nobody.
+        (Phase::Settle, None, Some(_)) => (names::request_span(reaction.step), "internal"),
+        (Phase::Settle, None, None) => (names::start_span(reaction.step), "internal"),
     };
     macro_rules! reaction_span {
         ($($parent:tt)*) => {

@@ -10,17 +10,19 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use saga_core::clock::Clock;
 use saga_tests::{
-    processes::{PARTICIPANTS, Processes, Setting},
+    processes::{PARTICIPANTS, Processes, Setting, partitions_for},
     support::{Guarded, Postgres, Stop},
     world::{Order, Totals, World as _},
 };
 
-/// As many customers order at the same time.
-const AT_ONCE: usize = 64;
+use crate::pace;
+
 /// Orders between two looks at how far the sagas are.
 const CHUNK: usize = 500;
 /// The longest time without any progress.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The embedded broker keeps all events in memory: about half a gigabyte for so many.
+const MOST_EMBEDDED: u64 = 100_000;
 
 /// Run the sample shop: three services and a payment gateway, and show what becomes of their orders
 ///
@@ -30,6 +32,10 @@ pub(crate) struct Args {
     /// How many orders to place
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
     orders: u64,
+    /// Place so many orders each second, whether or not the shop keeps up, and show how long they took; without this, 64
+    /// customers order as fast as they are answered
+    #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: Option<u32>,
     /// Draws which orders are declined and which are out of stock
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -49,6 +55,11 @@ pub(crate) struct Args {
 
 /// Exit code 0 when every order ended, and the databases and the gateway agree.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    ensure!(
+        args.kafka.is_some() || args.orders <= MOST_EMBEDDED,
+        "the embedded broker keeps every event in memory, and is meant for {MOST_EMBEDDED} orders at most: \
+         for more, name a Kafka with --kafka (cargo xtask servers starts one)"
+    );
     println!("building the services");
     let mut build = Guarded::command(env!("CARGO"), Stop::default());
     // Together with this program, so that both are built with the same features and nothing is built twice.
@@ -74,7 +85,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let broker = args.kafka.as_deref().unwrap_or("an embedded broker (in memory)");
     let store = if args.postgres.is_some() { "PostgreSQL" } else { "SQLite files" };
     println!("starting order, payment, shipping and a payment gateway on {broker} and {store}");
-    let setting = Setting { kafka: args.kafka.clone(), databases, otlp: args.otlp.clone() };
+    let partitions = args.kafka.is_none().then(|| partitions_for(args.orders));
+    if let Some(partitions) = partitions.filter(|partitions| *partitions > partitions_for(0)) {
+        println!("with {partitions} partitions a topic, because the embedded broker drops what is beyond 5 MiB of one");
+    }
+    let (kafka, otlp) = (args.kafka.clone(), args.otlp.clone());
+    let setting = Setting { kafka, databases, otlp, partitions, ..Setting::default() };
     let mut world = Processes::start(setting).await?;
     println!("ready after {:.1} s\n", begin.elapsed().as_secs_f64());
 
@@ -113,18 +129,19 @@ async fn play(args: &Args, world: &mut Processes, begin: Instant) -> Result<bool
             _ => Order::of_a_book(),
         })
         .collect();
-    let started = Instant::now();
-    for (i, chunk) in rest.chunks(CHUNK).enumerate() {
-        world.place_all(chunk, AT_ONCE).await?;
-        progress(&format!("placed {} of {} orders", 3 + i * CHUNK + chunk.len(), args.orders));
-    }
-    let totals = all_ended(world, &before, args.orders).await?;
-    let seconds = started.elapsed().as_secs_f64();
+    let played = match args.rate {
+        Some(rate) => Some(pace::place(world, &rest, rate).await?.to_string()),
+        None if rest.is_empty() => None,
+        None => Some(as_fast_as_answered(world, &before, &rest).await?),
+    };
+    let totals = world.totals().await?;
     progress("");
     print(args.orders, &before, &totals);
-    if !rest.is_empty() {
-        let rate = rest.len() as f64 / seconds;
-        println!("{} sagas in {seconds:.1} s from the first order to the last ending: {rate:.0} sagas/s\n", rest.len());
+    println!("{}\n", played.unwrap_or_default());
+    let memory: Vec<String> =
+        world.memory().into_iter().map(|(name, bytes)| format!("{name} {} MB", bytes / 1_000_000)).collect();
+    if !memory.is_empty() {
+        println!("resident memory: {}", memory.join(", "));
     }
     let ended = totals.completed + totals.cancelled - before.completed - before.cancelled;
     match totals.disagreement() {
@@ -139,22 +156,27 @@ async fn play(args: &Args, world: &mut Processes, begin: Instant) -> Result<bool
     Ok(false)
 }
 
-/// Looks until every order has ended, as long as something moves.
-async fn all_ended(world: &Processes, before: &Totals, orders: u64) -> Result<Totals> {
-    let mut last = world.count().await?;
-    let mut moved = Instant::now();
-    loop {
-        let ended = last.completed + last.cancelled - before.completed - before.cancelled;
-        if ended >= orders || moved.elapsed() > PATIENCE {
-            return Ok(last);
-        }
-        progress(&format!("{ended} of {orders} orders have ended"));
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let now = world.count().await?;
+/// Each of [`Processes::place_all`]'s customers orders again as soon as they are answered. Returns how fast it went.
+async fn as_fast_as_answered(world: &mut Processes, before: &Totals, orders: &[Order]) -> Result<String> {
+    let ended_before = before.completed + before.cancelled;
+    let started = Instant::now();
+    for (i, chunk) in orders.chunks(CHUNK).enumerate() {
+        world.place_all(chunk).await?;
+        progress(&format!("placed {} of {} orders", i * CHUNK + chunk.len(), orders.len()));
+    }
+    let (mut last, mut moved) = (0, Instant::now());
+    while last < 3 + orders.len() as u64 {
+        ensure!(moved.elapsed() < PATIENCE, "of {} orders {last} have ended, and nothing moves", 3 + orders.len());
+        progress(&format!("{last} of {} orders have ended", 3 + orders.len()));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = world.ended_orders().await? - ended_before;
         if now != last {
             (last, moved) = (now, Instant::now());
         }
     }
+    let seconds = started.elapsed().as_secs_f64();
+    let rate = orders.len() as f64 / seconds;
+    Ok(format!("{} sagas in {seconds:.1} s from the first order to the last ending: {rate:.0} sagas/s", orders.len()))
 }
 
 fn print(orders: u64, before: &Totals, totals: &Totals) {
@@ -192,7 +214,7 @@ fn keep(args: &Args, world: &Processes) {
 }
 
 /// One line that is written over.
-fn progress(what: &str) {
+pub(crate) fn progress(what: &str) {
     print!("\r{what:<60}\r");
     std::io::stdout().flush().context("standard output is closed").unwrap_or_else(|error| eprintln!("{error}"));
 }

@@ -1,6 +1,10 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
+mod chaos;
 mod demo;
+mod jaeger;
+mod pace;
+mod servers;
 mod simulate;
 mod test;
 
@@ -21,7 +25,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Chaos(chaos::Args),
     Demo(demo::Args),
+    Servers(servers::Args),
+    JaegerCheck(jaeger::Args),
     Simulate(simulate::Args),
     Test(test::Args),
 }
@@ -31,7 +38,10 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = async {
         match cli.command {
+            Command::Chaos(args) => chaos::run(args).await,
             Command::Demo(args) => demo::run(args).await,
+            Command::Servers(args) => servers::run(args).await,
+            Command::JaegerCheck(args) => jaeger::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
             Command::Test(args) => test::run(args).await,
         }

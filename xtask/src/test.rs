@@ -1,7 +1,8 @@
-//! `cargo xtask test`: every check of this workspace, against a real Kafka and a real PostgreSQL.
+//! `cargo xtask test`: every check of this workspace, against a real Kafka, a real PostgreSQL and a real Jaeger.
 //!
 //! The invariant: the closing summary tells the truth about what was *not* checked, and under `CI=true` nothing may be
-//! left unchecked because something is not installed.
+//! left unchecked because something is not installed. One exception: a Jaeger has to be built where there is none, and a
+//! system's own Go is often too old for it. Without Go its check is named among what did not run, and that is no failure.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,16 +12,20 @@ use std::time::{Duration, Instant};
 
 use saga_tests::support::{
     Guarded, KAFKA_VARIABLE, Kafka, Missing, POSTGRES_VARIABLE, Postgres, SKIPS_VARIABLE, Stop, everything_is_required,
+    jaeger_binary,
 };
 use tokio::process::Command;
 
-/// Check everything: formatting, lints, and all tests against a real Kafka and a real PostgreSQL
+use crate::jaeger;
+
+/// Check everything: formatting, lints, all tests against a real Kafka and a real PostgreSQL, traces in a real Jaeger
 ///
-/// Starts both servers on free ports of 127.0.0.1 and stops them at the end. Each comes from the first of these that is
+/// Starts Kafka and PostgreSQL on free ports of 127.0.0.1 and stops them at the end. Each comes from the first of these that is
 /// there: the environment (SAGA_TEST_KAFKA=host:port, SAGA_TEST_POSTGRES=postgres://user:password@host:port/database); a
 /// Docker engine; Java with Maven for Kafka, server binaries or Maven for PostgreSQL. Where there is none, everything
 /// else runs, and the summary says what did not run and how to install what is missing. With CI=true or
-/// SAGA_TEST_REQUIRE=1 that is a failure.
+/// SAGA_TEST_REQUIRE=1 that is a failure. For Jaeger see `cargo xtask jaeger-check`: without it and without Go its check
+/// does not run, and that is no failure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave out formatting and lints
@@ -34,9 +39,33 @@ pub(crate) struct Args {
     arguments: Vec<String>,
 }
 
+/// The name of the check with Jaeger.
+const TRACES: &str = "traces in Jaeger";
+
 /// Exit code 0 when everything that ran passed, and nothing that is required is missing.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut report = Report::new();
+    let clock = report.clock;
+    // Beside everything else, because a Jaeger that has to be built takes minutes.
+    let binary = async {
+        match &args.only {
+            Some(_) => Ok(None),
+            None => Ok(Some(jaeger_binary(&|line| clock.say(line)).await)),
+        }
+    };
+    let (binary, built) = tokio::try_join!(binary, with_servers(&args, &mut report))?;
+    match binary {
+        None => report.not_run.push(format!("{TRACES} (--only)")),
+        Some(Err(missing)) => report.no_jaeger(missing),
+        Some(Ok(_)) if !built => report.not_run.push(format!("{TRACES}, as the services do not build")),
+        // Now, when nothing else needs the machine and the services are built.
+        Some(Ok(binary)) => report.look_at_traces(&binary).await,
+    }
+    Ok(report.close())
+}
+
+/// Everything that Jaeger has no part in. Returns whether the services build.
+async fn with_servers(args: &Args, report: &mut Report) -> anyhow::Result<bool> {
     let clock = report.clock;
     let progress = |line: &str| clock.say(line);
     let up = |server: &dyn std::fmt::Display| clock.say(&server.to_string());
@@ -67,7 +96,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     tests.args(&args.only).arg("--").args(&args.arguments);
     tell(&mut tests, KAFKA_VARIABLE, kafka.as_ref().ok().map(Kafka::address));
     tell(&mut tests, POSTGRES_VARIABLE, postgres.as_ref().ok().map(Postgres::url));
-    if built? {
+    let built = built?;
+    if built {
         report.run("tests", tests).await?;
     } else {
         report.not_run.push("the tests, as the services do not build".to_owned());
@@ -83,11 +113,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     kafka.iter_mut().for_each(Kafka::begin_to_stop);
     postgres.iter_mut().for_each(Postgres::begin_to_stop);
     drop((kafka, postgres));
-    Ok(report.close())
+    Ok(built)
 }
 
 /// A cargo command in this workspace, with the cargo that runs us.
-fn cargo(arguments: &[&str]) -> Command {
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Guarded::command(program, Stop::default());
     command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
@@ -162,6 +192,26 @@ impl Report {
         Ok(passed)
     }
 
+    async fn look_at_traces(&mut self, binary: &Path) {
+        self.clock.say(TRACES);
+        let begin = Instant::now();
+        let checked = jaeger::check(binary).await;
+        if let Err(error) = &checked {
+            eprintln!("error: {error:#}");
+        }
+        self.ran.push((TRACES, checked.is_ok(), begin.elapsed()));
+    }
+
+    /// Something to install is a gap, also where everything is required; else it is there and does not work.
+    fn no_jaeger(&mut self, missing: Missing) {
+        match &missing.install {
+            Some(line) => {
+                self.not_run.push(format!("{TRACES}, because {}\n    to install it: {line}", missing.why));
+            }
+            None => self.missing.push(missing),
+        }
+    }
+
     fn passed(&self, required: bool) -> bool {
         let checks = self.ran.iter().all(|(_, passed, _)| *passed);
         // Nothing to install: it is all there and yet it does not work.
@@ -229,5 +279,24 @@ mod tests {
         let report = report(false, Some("apt-get install -y maven"));
         assert!(!report.passed(false));
         assert!(report.summary(false).ends_with("FAILED"));
+    }
+
+    #[test]
+    fn without_go_the_check_with_jaeger_is_named_and_is_no_failure() {
+        let mut report = Report::new();
+        let missing = |install: Option<&str>| Missing {
+            what: "Jaeger".into(),
+            why: "no Go".into(),
+            install: install.map(str::to_owned),
+        };
+        report.no_jaeger(missing(Some("curl go")));
+        assert!(report.passed(true));
+        assert!(
+            report
+                .summary(true)
+                .contains("NOT RUN:\n  traces in Jaeger, because no Go\n    to install it: curl go\nPASSED")
+        );
+        report.no_jaeger(missing(None));
+        assert!(!report.passed(false));
     }
 }

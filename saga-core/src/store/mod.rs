@@ -50,6 +50,10 @@ pub struct LedgerRow {
     pub trigger_body: Option<Vec<u8>>,
     /// What the step recorded: what it emitted, or, while `rejecting`, the rejection to emit when the key is closed.
     pub record: Option<Record>,
+    /// The topic of the record, so that it can be emitted again by somebody who does not know its type.
+    pub record_topic: Option<String>,
+    /// CloudEvents `subject` of the record.
+    pub record_subject: Option<String>,
     /// What the other system answered to the call that settled the step.
     pub reply: Option<Vec<u8>>,
     /// Attempts of the forward call that were made.
@@ -64,6 +68,23 @@ pub struct LedgerRow {
     pub hops: u32,
     /// When the row was last written, in milliseconds since the Unix epoch.
     pub changed_at: i64,
+    /// What its compensation emitted, as it was published; `None` where there was none.
+    pub compensation: Option<Message>,
+    /// What people did to its reactions.
+    pub notes: Vec<Note>,
+}
+
+/// A reaction was discarded: a person's note on a ledger row.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Note {
+    /// When, in milliseconds since the Unix epoch.
+    pub at: i64,
+    /// Which reaction of the row's step. It is absorbed when it is delivered again.
+    pub reaction: ReactionId,
+    /// By whom.
+    pub who: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// What a row of the work table waits for.
@@ -173,6 +194,44 @@ pub struct Changes {
     pub work: Vec<WorkRow>,
     /// Rows to delete.
     pub work_done: Vec<ReactionId>,
+    /// What a person discarded.
+    pub discarded: Vec<DiscardedRow>,
+}
+
+/// A reaction that a person discarded, kept for ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscardedRow {
+    /// The row as it waited. Not kept: its place (`seq`), its times but `since`, its lease, what it blocked.
+    pub work: WorkRow,
+    /// Why.
+    pub why: String,
+    /// By whom.
+    pub who: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// Which waiting rows are asked for: all of them, narrowed by each field that is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Which {
+    /// Of this saga; the nil UUID for messages that name none.
+    pub saga: Option<SagaId>,
+    /// Of this step.
+    pub step: Option<String>,
+    /// In this state.
+    pub state: Option<WorkState>,
+    /// Waiting since this moment or an earlier one, in milliseconds since the Unix epoch.
+    pub since: Option<i64>,
+}
+
+/// The place of a row in the order (saga, seq, id), for reading on behind it.
+pub type Place = (SagaId, i64, ReactionId);
+
+impl WorkRow {
+    /// Where it stands among all rows.
+    pub fn place(&self) -> Place {
+        (self.saga, self.seq, self.id)
+    }
 }
 
 /// The answer that a start left behind.
@@ -338,6 +397,22 @@ impl Store {
         on!(Self, self, store => store.migrate().await)
     }
 
+    /// The first row of a query outside any transaction, if there is one: for whoever shows what a participant's tables say. On SQLite
+    /// it waits for nobody who writes.
+    pub async fn fetch_optional<T: Row, P: Params>(&self, sql: &'static str, params: P) -> Result<Option<T>, Error> {
+        let row = match self {
+            Self::Postgres(store) => {
+                let params = params.postgres().map_err(Error::database("binding parameters"))?;
+                sqlx::query_as_with(sql, params).fetch_optional(store.reader()).await
+            }
+            Self::Sqlite(store) => {
+                let params = params.sqlite().map_err(Error::database("binding parameters"))?;
+                sqlx::query_as_with(sql, params).fetch_optional(store.reader()).await
+            }
+        };
+        row.map_err(Error::database("reading"))
+    }
+
     /// Begins a transaction that may write.
     pub async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
@@ -380,6 +455,21 @@ impl Store {
     /// All waiting rows, ordered by (saga, seq), at most `limit`.
     pub async fn work(&self, limit: u32) -> Result<Vec<WorkRow>, Error> {
         on!(Self, self, store => store.work(limit).await)
+    }
+
+    /// One waiting row.
+    pub async fn work_row(&self, id: ReactionId) -> Result<Option<WorkRow>, Error> {
+        on!(Self, self, store => store.work_row(id).await)
+    }
+
+    /// The waiting rows that `which` asks for, ordered by (saga, seq, id), those behind `after` only, at most `limit`.
+    pub async fn work_page(&self, which: &Which, after: Option<Place>, limit: u32) -> Result<Vec<WorkRow>, Error> {
+        on!(Self, self, store => store.work_page(which, after, limit).await)
+    }
+
+    /// What was discarded, the newest first, at most `limit`; of one saga if it is named.
+    pub async fn discarded(&self, saga: Option<SagaId>, limit: u32) -> Result<Vec<DiscardedRow>, Error> {
+        on!(Self, self, store => store.discarded(saga, limit).await)
     }
 
     /// Makes up to `limit` deferred rows of a step and direction due at `now`, and returns how many: what they waited for is over.
@@ -439,6 +529,17 @@ impl Tx {
     /// the past (PostgreSQL takes its snapshot before it waits for the lock).
     pub async fn read(&mut self, sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
         on!(Self, self, tx => tx.read(sagas).await)
+    }
+
+    /// These waiting rows. A statement of its own after [`Tx::lock`], like [`Tx::read`]; for messages that name no saga, of
+    /// which there may be many, it is the way to read only some.
+    pub async fn work_rows(&mut self, ids: &[ReactionId]) -> Result<Vec<WorkRow>, Error> {
+        on!(Self, self, tx => tx.work_rows(ids).await)
+    }
+
+    /// Which of these reactions a person has discarded before.
+    pub async fn discarded(&mut self, ids: &[ReactionId]) -> Result<Vec<ReactionId>, Error> {
+        on!(Self, self, tx => tx.discarded(ids).await)
     }
 
     /// See [`Store::horizon`]. A statement of its own after [`Tx::lock`], like [`Tx::read`].

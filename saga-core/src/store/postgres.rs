@@ -12,8 +12,8 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    Changes, LedgerRow, OutboxRow, StartedRow, State, WorkRow, WorkState,
-    schema::{self, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
+    Changes, DiscardedRow, LedgerRow, OutboxRow, Place, StartedRow, State, Which, WorkRow, WorkState,
+    schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
@@ -32,6 +32,7 @@ const MIGRATIONS: Migrations = &[(
         record_type text, record_body bytea, reply bytea,
         attempts bigint NOT NULL, rejecting boolean NOT NULL, ending text,
         traceparent text, tracestate text, hops bigint NOT NULL, changed_at bigint NOT NULL,
+        record_topic text, record_subject text, compensation text, notes text,
         PRIMARY KEY (saga, step)
     );
     CREATE TABLE {p}_outbox (
@@ -57,6 +58,15 @@ const MIGRATIONS: Migrations = &[(
     CREATE INDEX {p}_started_saga ON {p}_started (saga);
     CREATE TABLE {p}_horizon (id bigint PRIMARY KEY CHECK (id = 1), before bigint NOT NULL);
     INSERT INTO {p}_horizon (id, before) VALUES (1, 0);
+    CREATE TABLE {p}_discarded (
+        id uuid NOT NULL, saga uuid NOT NULL, step text NOT NULL, direction text NOT NULL, state text NOT NULL,
+        log_topic text NOT NULL, log_partition integer NOT NULL, log_offset bigint NOT NULL,
+        key bytea, headers text NOT NULL, body bytea NOT NULL,
+        attempts bigint NOT NULL, failures text NOT NULL, since bigint NOT NULL, reason text NOT NULL,
+        why text NOT NULL, who text NOT NULL, discarded_at bigint NOT NULL,
+        PRIMARY KEY (id, discarded_at)
+    );
+    CREATE INDEX {p}_discarded_saga ON {p}_discarded (saga);
     ",
 )];
 
@@ -116,7 +126,10 @@ struct Statements {
     work_due: Arc<str>,
     work_next_due: Arc<str>,
     work: Arc<str>,
+    work_row: Arc<str>,
+    work_page: Arc<str>,
     work_of: Arc<str>,
+    work_rows: Arc<str>,
     work_upsert: Arc<str>,
     work_delete: Arc<str>,
     work_wake: Arc<str>,
@@ -128,6 +141,9 @@ struct Statements {
     ledger_update: Arc<str>,
     started: Arc<str>,
     started_insert: Arc<str>,
+    discarded: Arc<str>,
+    discarded_of: Arc<str>,
+    discarded_insert: Arc<str>,
     horizon: Arc<str>,
     horizon_raise: Arc<str>,
     prunable: Arc<str>,
@@ -143,12 +159,16 @@ impl Statements {
         let ledger = schema::LEDGER.join(", ");
         let work = schema::WORK.join(", ");
         let outbox = schema::OUTBOX.join(", ");
+        let discarded = schema::DISCARDED.join(", ");
         let ledger_arrays = "$1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::text[], \
             $8::bytea[], $9::bytea[], $10::int8[], $11::bool[], $12::text[], $13::text[], $14::text[], $15::int8[], \
-            $16::int8[]";
+            $16::int8[], $17::text[], $18::text[], $19::text[], $20::text[]";
         let work_arrays = "$1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], \
             $8::int4[], $9::int8[], $10::bytea[], $11::text[], $12::bytea[], $13::int8[], $14::int8[], $15::uuid[], \
             $16::text[], $17::int8[], $18::text[], $19::bool[], $20::int8[], $21::int8[]";
+        let discarded_arrays = "$1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int4[], $8::int8[], \
+            $9::bytea[], $10::text[], $11::bytea[], $12::int8[], $13::text[], $14::int8[], $15::text[], $16::text[], \
+            $17::text[], $18::int8[]";
         let outbox_arrays = "$1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::int8[]";
         Self {
             meta: sql("{p}_meta"),
@@ -167,11 +187,18 @@ impl Statements {
             work_due: sql("SELECT id, saga FROM {p}_work WHERE due_at <= $1 ORDER BY due_at, id LIMIT $2"),
             work_next_due: sql("SELECT min(due_at) FROM {p}_work WHERE due_at IS NOT NULL"),
             work: sql(&format!("SELECT {work} FROM {{p}}_work ORDER BY saga, seq, id LIMIT $1")),
+            work_row: sql(&format!("SELECT {work} FROM {{p}}_work WHERE id = $1")),
+            work_page: sql(&format!(
+                "SELECT {work} FROM {{p}}_work WHERE saga BETWEEN $1 AND $2 AND since <= $3 \
+                 AND ($4::text IS NULL OR step = $4) AND ($5::text IS NULL OR state = $5) AND (saga, seq, id) > ($6, $7, $8) \
+                 ORDER BY saga, seq, id LIMIT $9"
+            )),
             work_of: sql(&format!(
                 "SELECT {work} FROM unnest($1::uuid[]) AS s (wanted) \
                  CROSS JOIN LATERAL (SELECT * FROM {{p}}_work WHERE saga = s.wanted OFFSET 0) AS w \
                  ORDER BY saga, seq, id"
             )),
+            work_rows: sql(&format!("SELECT {work} FROM {{p}}_work WHERE id = ANY($1::uuid[]) ORDER BY saga, seq, id")),
             work_upsert: sql(&format!(
                 "INSERT INTO {{p}}_work ({work}) SELECT * FROM unnest({work_arrays}) ON CONFLICT (id) DO UPDATE SET {}",
                 schema::assignments(&schema::WORK[1..], "excluded")
@@ -211,7 +238,7 @@ impl Statements {
             ledger_steps: sql("SELECT DISTINCT step COLLATE \"C\" AS step FROM {p}_ledger ORDER BY 1"),
             ledger_insert: sql(&format!("INSERT INTO {{p}}_ledger ({ledger}) SELECT * FROM unnest({ledger_arrays})")),
             ledger_update: sql(&format!(
-                "UPDATE {{p}}_ledger AS l SET {} FROM unnest({ledger_arrays}, $17::text[]) AS c ({ledger}, expected) \
+                "UPDATE {{p}}_ledger AS l SET {} FROM unnest({ledger_arrays}, $21::text[]) AS c ({ledger}, expected) \
                  WHERE l.saga = c.saga AND l.step = c.step AND l.state = c.expected",
                 schema::assignments(&schema::LEDGER[2..], "c")
             )),
@@ -221,6 +248,14 @@ impl Statements {
             started_insert: sql(
                 "INSERT INTO {p}_started (caller, key, fingerprint, saga, answer, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
             ),
+            discarded: sql(&format!(
+                "SELECT {discarded} FROM {{p}}_discarded WHERE ($1::uuid IS NULL OR saga = $1) \
+                 ORDER BY discarded_at DESC, id LIMIT $2"
+            )),
+            discarded_of: sql("SELECT DISTINCT id FROM {p}_discarded WHERE id = ANY($1::uuid[])"),
+            discarded_insert: sql(&format!(
+                "INSERT INTO {{p}}_discarded ({discarded}) SELECT * FROM unnest({discarded_arrays})"
+            )),
         }
     }
 }
@@ -277,6 +312,10 @@ impl Postgres {
         }
         tx.commit().await?;
         Ok(found)
+    }
+
+    pub(super) fn reader(&self) -> &PgPool {
+        &self.pool
     }
 
     pub(super) async fn begin(&self) -> Result<Tx, Error> {
@@ -360,6 +399,48 @@ impl Postgres {
             .fetch_all(&self.pool)
             .await
             .map_err(Error::database("listing work"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn work_row(&self, id: ReactionId) -> Result<Option<WorkRow>, Error> {
+        let cells: Option<WorkCells<Uuid>> = sqlx::query_as(safe(&self.sql.work_row))
+            .bind(id.0)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(Error::database("reading waiting work"))?;
+        cells.map(WorkRow::try_from).transpose()
+    }
+
+    pub(super) async fn work_page(
+        &self,
+        which: &Which,
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<WorkRow>, Error> {
+        let (from, to, since, (saga, seq, id)) = schema::bounds(which, after);
+        let cells: Vec<WorkCells<Uuid>> = sqlx::query_as(safe(&self.sql.work_page))
+            .bind(from)
+            .bind(to)
+            .bind(since)
+            .bind(&which.step)
+            .bind(which.state.map(super::WorkState::as_str))
+            .bind(saga.0)
+            .bind(seq)
+            .bind(id.0)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(Error::database("listing work"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn discarded(&self, saga: Option<SagaId>, limit: u32) -> Result<Vec<DiscardedRow>, Error> {
+        let cells: Vec<DiscardedCells<Uuid>> = sqlx::query_as(safe(&self.sql.discarded))
+            .bind(saga.map(|saga| saga.0))
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(Error::database("listing what was discarded"))?;
         schema::rows(cells)
     }
 
@@ -524,12 +605,31 @@ impl Tx {
         Ok((schema::rows(ledger)?, schema::rows(work)?))
     }
 
+    pub(super) async fn work_rows(&mut self, ids: &[ReactionId]) -> Result<Vec<WorkRow>, Error> {
+        let cells: Vec<WorkCells<Uuid>> = sqlx::query_as(safe(&self.sql.work_rows))
+            .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(Error::database("reading waiting work"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn discarded(&mut self, ids: &[ReactionId]) -> Result<Vec<ReactionId>, Error> {
+        let ids: Vec<Uuid> = sqlx::query_scalar(safe(&self.sql.discarded_of))
+            .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(Error::database("looking for what was discarded"))?;
+        Ok(ids.into_iter().map(ReactionId).collect())
+    }
+
     pub(super) async fn write(&mut self, changes: &Changes) -> Result<(), Error> {
         // Before the first statement: a caller that drops this future half-way must not commit half of it either.
         let failed = std::mem::replace(&mut self.failed, true);
         self.write_ledger(changes).await?;
         self.write_outbox(&changes.outbox).await.map_err(Error::database("writing outbox rows"))?;
         self.write_work(changes).await?;
+        self.write_discarded(&changes.discarded).await?;
         self.failed = failed;
         Ok(())
     }
@@ -537,7 +637,7 @@ impl Tx {
     async fn write_ledger(&mut self, changes: &Changes) -> Result<(), Error> {
         if !changes.ledger_inserts.is_empty() {
             let rows: Vec<&LedgerRow> = changes.ledger_inserts.iter().collect();
-            bind_ledger(sqlx::query(safe(&self.sql.ledger_insert)), &rows)
+            bind_ledger(sqlx::query(safe(&self.sql.ledger_insert)), &rows)?
                 .execute(&mut *self.tx)
                 .await
                 .map_err(Error::database("inserting ledger rows"))?;
@@ -545,7 +645,7 @@ impl Tx {
         if !changes.ledger_updates.is_empty() {
             let rows: Vec<&LedgerRow> = changes.ledger_updates.iter().map(|(_, row)| row).collect();
             let states: Vec<&str> = changes.ledger_updates.iter().map(|(state, _)| State::as_str(*state)).collect();
-            let count = bind_ledger(sqlx::query(safe(&self.sql.ledger_update)), &rows)
+            let count = bind_ledger(sqlx::query(safe(&self.sql.ledger_update)), &rows)?
                 .bind(states)
                 .execute(&mut *self.tx)
                 .await
@@ -620,6 +720,41 @@ impl Tx {
         Ok(())
     }
 
+    async fn write_discarded(&mut self, rows: &[DiscardedRow]) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let headers = rows
+            .iter()
+            .map(|row| schema::raw_headers_text(&row.work.delivery.headers))
+            .collect::<Result<Vec<_>, _>>()?;
+        let failures =
+            rows.iter().map(|row| serde_json::to_string(&row.work.failures)).collect::<Result<Vec<_>, _>>()?;
+        sqlx::query(safe(&self.sql.discarded_insert))
+            .bind(each(rows, |row| row.work.id.0))
+            .bind(each(rows, |row| row.work.saga.0))
+            .bind(each(rows, |row| row.work.step.as_str()))
+            .bind(each(rows, |row| row.work.direction.as_str()))
+            .bind(each(rows, |row| row.work.state.as_str()))
+            .bind(each(rows, |row| &*row.work.delivery.topic))
+            .bind(each(rows, |row| row.work.delivery.partition))
+            .bind(each(rows, |row| row.work.delivery.offset))
+            .bind(each(rows, |row| row.work.delivery.key.as_deref()))
+            .bind(headers)
+            .bind(each(rows, |row| row.work.delivery.body.as_slice()))
+            .bind(each(rows, |row| i64::from(row.work.attempts)))
+            .bind(failures)
+            .bind(each(rows, |row| row.work.since))
+            .bind(each(rows, |row| row.work.reason.as_str()))
+            .bind(each(rows, |row| row.why.as_str()))
+            .bind(each(rows, |row| row.who.as_str()))
+            .bind(each(rows, |row| row.at))
+            .execute(&mut *self.tx)
+            .await
+            .map_err(Error::database("keeping what is discarded"))?;
+        Ok(())
+    }
+
     pub(super) async fn started(&mut self, caller: &str, key: &str) -> Result<Option<StartedRow>, Error> {
         let lock = lock_key(&[b"start", self.prefix.as_bytes(), caller.as_bytes(), key.as_bytes()]);
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
@@ -668,8 +803,11 @@ impl Tx {
 type Query<'q> = sqlx::query::Query<'q, Pg, sqlx::postgres::PgArguments>;
 
 /// One array per column, in the order of [`schema::LEDGER`].
-fn bind_ledger<'q>(query: Query<'q>, rows: &'q [&LedgerRow]) -> Query<'q> {
-    query
+fn bind_ledger<'q>(query: Query<'q>, rows: &'q [&LedgerRow]) -> Result<Query<'q>, Error> {
+    let compensation = rows.iter().map(|row| row.compensation.as_ref().map(schema::message_text).transpose());
+    let compensation = compensation.collect::<Result<Vec<_>, _>>()?;
+    let notes = rows.iter().map(|row| schema::notes_text(&row.notes)).collect::<Result<Vec<_>, _>>()?;
+    Ok(query
         .bind(each(rows, |row| row.saga.0))
         .bind(each(rows, |row| row.step.as_str()))
         .bind(each(rows, |row| State::as_str(row.state)))
@@ -686,6 +824,10 @@ fn bind_ledger<'q>(query: Query<'q>, rows: &'q [&LedgerRow]) -> Query<'q> {
         .bind(each(rows, |row| row.trace.tracestate.as_deref()))
         .bind(each(rows, |row| i64::from(row.hops)))
         .bind(each(rows, |row| row.changed_at))
+        .bind(each(rows, |row| row.record_topic.as_deref()))
+        .bind(each(rows, |row| row.record_subject.as_deref()))
+        .bind(compensation)
+        .bind(notes))
 }
 
 fn each<'r, R, T>(rows: &'r [R], cell: impl Fn(&'r R) -> T) -> Vec<T> {

@@ -8,7 +8,9 @@ use std::collections::HashSet;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Direction, LedgerRow, OutboxRow, Record, StartedRow, WorkRow, WorkState};
+use super::{
+    Direction, DiscardedRow, LedgerRow, Note, OutboxRow, Place, Record, StartedRow, Which, WorkRow, WorkState,
+};
 use crate::{
     envelope::{Delivery, Message, TraceContext},
     error::Error,
@@ -41,7 +43,7 @@ pub(super) fn sql(prefix: &str, template: &str) -> std::sync::Arc<str> {
 }
 
 /// The columns of a ledger row, in the order in which they are bound.
-pub(super) const LEDGER: [&str; 16] = [
+pub(super) const LEDGER: [&str; 20] = [
     "saga",
     "step",
     "state",
@@ -58,6 +60,10 @@ pub(super) const LEDGER: [&str; 16] = [
     "tracestate",
     "hops",
     "changed_at",
+    "record_topic",
+    "record_subject",
+    "compensation",
+    "notes",
 ];
 
 /// The columns of a work row, in the order in which they are bound.
@@ -83,6 +89,28 @@ pub(super) const WORK: [&str; 21] = [
     "blocks",
     "counted",
     "counted_from",
+];
+
+/// The columns of a discarded row, in the order in which they are bound.
+pub(super) const DISCARDED: [&str; 18] = [
+    "id",
+    "saga",
+    "step",
+    "direction",
+    "state",
+    "log_topic",
+    "log_partition",
+    "log_offset",
+    "key",
+    "headers",
+    "body",
+    "attempts",
+    "failures",
+    "since",
+    "reason",
+    "why",
+    "who",
+    "discarded_at",
 ];
 
 /// The columns of an outbox row, in the order in which they are bound; the other columns have defaults.
@@ -112,6 +140,10 @@ pub(super) struct LedgerCells<U> {
     tracestate: Option<String>,
     hops: i64,
     changed_at: i64,
+    record_topic: Option<String>,
+    record_subject: Option<String>,
+    compensation: Option<String>,
+    notes: Option<String>,
 }
 
 impl<U: Into<Uuid>> TryFrom<LedgerCells<U>> for LedgerRow {
@@ -143,6 +175,16 @@ impl<U: Into<Uuid>> TryFrom<LedgerCells<U>> for LedgerRow {
             trace: TraceContext { traceparent: cells.traceparent, tracestate: cells.tracestate },
             hops: count(TABLE, cells.hops)?,
             changed_at: cells.changed_at,
+            record_topic: cells.record_topic,
+            record_subject: cells.record_subject,
+            compensation: match cells.compensation {
+                Some(text) => Some(message(&text).ok_or_else(|| unknown(TABLE, "an unreadable compensation"))?),
+                None => None,
+            },
+            notes: match cells.notes {
+                Some(text) => serde_json::from_str(&text).map_err(|_| unknown(TABLE, "unreadable notes"))?,
+                None => Vec::new(),
+            },
         })
     }
 }
@@ -212,6 +254,61 @@ impl<U: Into<Uuid>> TryFrom<WorkCells<U>> for WorkRow {
     }
 }
 
+/// A discarded row as it is read.
+#[derive(Debug, FromRow)]
+pub(super) struct DiscardedCells<U> {
+    id: U,
+    saga: U,
+    step: String,
+    direction: String,
+    state: String,
+    log_topic: String,
+    log_partition: i32,
+    log_offset: i64,
+    key: Option<Vec<u8>>,
+    headers: String,
+    body: Vec<u8>,
+    attempts: i64,
+    failures: String,
+    since: i64,
+    reason: String,
+    why: String,
+    who: String,
+    discarded_at: i64,
+}
+
+impl<U: Into<Uuid>> TryFrom<DiscardedCells<U>> for DiscardedRow {
+    type Error = Error;
+
+    fn try_from(cells: DiscardedCells<U>) -> Result<Self, Error> {
+        let DiscardedCells { why, who, discarded_at: at, .. } = cells;
+        let work = WorkCells {
+            id: cells.id,
+            saga: cells.saga,
+            step: cells.step,
+            direction: cells.direction,
+            state: cells.state,
+            seq: 0,
+            log_topic: cells.log_topic,
+            log_partition: cells.log_partition,
+            log_offset: cells.log_offset,
+            key: cells.key,
+            headers: cells.headers,
+            body: cells.body,
+            due_at: None,
+            attempts: cells.attempts,
+            lease_owner: None,
+            failures: cells.failures,
+            since: cells.since,
+            reason: cells.reason,
+            blocks: false,
+            counted: 0,
+            counted_from: cells.since,
+        };
+        Ok(Self { work: work.try_into()?, why, who, at })
+    }
+}
+
 /// An outbox row as it is read.
 #[derive(Debug, FromRow)]
 pub(super) struct OutboxCells<U> {
@@ -258,6 +355,30 @@ impl<U: Into<Uuid>> From<StartedCells<U>> for StartedRow {
             created_at: cells.created_at,
         }
     }
+}
+
+/// A page's bounds as both engines compare them: the sagas from one to another, the latest `since`, and the place behind which it begins.
+pub(super) fn bounds(which: &Which, after: Option<Place>) -> (Uuid, Uuid, i64, Place) {
+    let (from, to) = which.saga.map_or((Uuid::nil(), Uuid::max()), |saga| (saga.0, saga.0));
+    // No row is before this place: the first `seq` of a saga is 1, and that of a message without a saga 0.
+    let start = (SagaId(Uuid::nil()), i64::MIN, ReactionId(Uuid::nil()));
+    (from, to, which.since.unwrap_or(i64::MAX), after.unwrap_or(start))
+}
+
+/// What a compensation emitted, as JSON. Its body is hex, because text could not hold every byte.
+pub(super) fn message_text(message: &Message) -> Result<String, Error> {
+    Ok(serde_json::to_string(&(&message.topic, &message.key, &message.headers, hex(&message.body)))?)
+}
+
+fn message(text: &str) -> Option<Message> {
+    let (topic, key, headers, body): (String, String, Vec<(String, String)>, String) =
+        serde_json::from_str(text).ok()?;
+    Some(Message { topic, key, headers, body: unhex(&body)? })
+}
+
+/// Notes as JSON; nothing where there are none, as in nearly every row.
+pub(super) fn notes_text(notes: &[Note]) -> Result<Option<String>, Error> {
+    if notes.is_empty() { Ok(None) } else { Ok(Some(serde_json::to_string(notes)?)) }
 }
 
 /// Every row of a query, or the first thing in them that this version does not know.

@@ -15,8 +15,8 @@ use sqlx::{
 use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{
-    Changes, LedgerRow, OutboxRow, StartedRow, State, WorkRow, WorkState,
-    schema::{self, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
+    Changes, DiscardedRow, LedgerRow, OutboxRow, Place, StartedRow, State, Which, WorkRow, WorkState,
+    schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
@@ -33,6 +33,7 @@ const MIGRATIONS: Migrations = &[(
         record_type TEXT, record_body BLOB, reply BLOB,
         attempts INTEGER NOT NULL, rejecting INTEGER NOT NULL, ending TEXT,
         traceparent TEXT, tracestate TEXT, hops INTEGER NOT NULL, changed_at INTEGER NOT NULL,
+        record_topic TEXT, record_subject TEXT, compensation TEXT, notes TEXT,
         PRIMARY KEY (saga, step)
     ) STRICT;
     CREATE TABLE {p}_outbox (
@@ -58,6 +59,15 @@ const MIGRATIONS: Migrations = &[(
     CREATE INDEX {p}_started_saga ON {p}_started (saga);
     CREATE TABLE {p}_horizon (id INTEGER PRIMARY KEY CHECK (id = 1), before INTEGER NOT NULL) STRICT;
     INSERT INTO {p}_horizon (id, before) VALUES (1, 0);
+    CREATE TABLE {p}_discarded (
+        id TEXT NOT NULL, saga TEXT NOT NULL, step TEXT NOT NULL, direction TEXT NOT NULL, state TEXT NOT NULL,
+        log_topic TEXT NOT NULL, log_partition INTEGER NOT NULL, log_offset INTEGER NOT NULL,
+        key BLOB, headers TEXT NOT NULL, body BLOB NOT NULL,
+        attempts INTEGER NOT NULL, failures TEXT NOT NULL, since INTEGER NOT NULL, reason TEXT NOT NULL,
+        why TEXT NOT NULL, who TEXT NOT NULL, discarded_at INTEGER NOT NULL,
+        PRIMARY KEY (id, discarded_at)
+    ) STRICT;
+    CREATE INDEX {p}_discarded_saga ON {p}_discarded (saga);
     ",
 )];
 
@@ -67,7 +77,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Reads outside transactions are few: a sweeper, a timer, a person.
 const READERS: u32 = 4;
 
-/// The most rows of one statement: three to five times as fast as a statement for each row. 64 rows of 19 columns are far
+/// The most rows of one statement: three to five times as fast as a statement for each row. 64 rows of 21 columns are far
 /// below SQLite's bound of 32,766 parameters.
 const MOST_ROWS: usize = 64;
 
@@ -143,7 +153,10 @@ struct Statements {
     work_due: Arc<str>,
     work_next_due: Arc<str>,
     work: Arc<str>,
+    work_row: Arc<str>,
+    work_page: Arc<str>,
     work_of: Arc<str>,
+    work_rows: Arc<str>,
     work_upsert: Bulk,
     work_delete: Arc<str>,
     work_wake: Arc<str>,
@@ -155,6 +168,9 @@ struct Statements {
     ledger_update: Bulk,
     started: Arc<str>,
     started_insert: Arc<str>,
+    discarded: Arc<str>,
+    discarded_of: Arc<str>,
+    discarded_insert: Bulk,
     horizon: Arc<str>,
     horizon_raise: Arc<str>,
     prunable: Arc<str>,
@@ -170,6 +186,7 @@ impl Statements {
         let ledger = schema::LEDGER.join(", ");
         let work = schema::WORK.join(", ");
         let outbox = schema::OUTBOX.join(", ");
+        let discarded = schema::DISCARDED.join(", ");
         Self {
             meta: sql("{p}_meta"),
             meta_create: sql("CREATE TABLE IF NOT EXISTS {p}_meta (version INTEGER PRIMARY KEY) STRICT"),
@@ -191,8 +208,17 @@ impl Statements {
             work_due: sql("SELECT id, saga FROM {p}_work WHERE due_at <= $1 ORDER BY due_at, id LIMIT $2"),
             work_next_due: sql("SELECT min(due_at) FROM {p}_work WHERE due_at IS NOT NULL"),
             work: sql(&format!("SELECT {work} FROM {{p}}_work ORDER BY saga, seq, id LIMIT $1")),
+            work_row: sql(&format!("SELECT {work} FROM {{p}}_work WHERE id = $1")),
+            work_page: sql(&format!(
+                "SELECT {work} FROM {{p}}_work WHERE saga BETWEEN $1 AND $2 AND since <= $3 \
+                 AND ($4 IS NULL OR step = $4) AND ($5 IS NULL OR state = $5) AND (saga, seq, id) > ($6, $7, $8) \
+                 ORDER BY saga, seq, id LIMIT $9"
+            )),
             work_of: sql(&format!(
                 "SELECT {work} FROM {{p}}_work WHERE saga IN (SELECT value FROM json_each($1)) ORDER BY saga, seq, id"
+            )),
+            work_rows: sql(&format!(
+                "SELECT {work} FROM {{p}}_work WHERE id IN (SELECT value FROM json_each($1)) ORDER BY saga, seq, id"
             )),
             work_upsert: Bulk::new(
                 prefix,
@@ -247,6 +273,16 @@ impl Statements {
             ),
             started_insert: sql(
                 "INSERT INTO {p}_started (caller, key, fingerprint, saga, answer, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+            ),
+            discarded: sql(&format!(
+                "SELECT {discarded} FROM {{p}}_discarded WHERE ($1 IS NULL OR saga = $1) \
+                 ORDER BY discarded_at DESC, id LIMIT $2"
+            )),
+            discarded_of: sql("SELECT DISTINCT id FROM {p}_discarded WHERE id IN (SELECT value FROM json_each($1))"),
+            discarded_insert: Bulk::new(
+                prefix,
+                schema::DISCARDED.len(),
+                &format!("INSERT INTO {{p}}_discarded ({discarded}) VALUES {{rows}}"),
             ),
         }
     }
@@ -303,6 +339,10 @@ impl Sqlite {
         }
         tx.commit().await?;
         Ok(found)
+    }
+
+    pub(super) fn reader(&self) -> &SqlitePool {
+        &self.readers
     }
 
     pub(super) async fn begin(&self) -> Result<Tx, Error> {
@@ -381,6 +421,48 @@ impl Sqlite {
             .fetch_all(&self.readers)
             .await
             .map_err(Error::database("listing work"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn work_row(&self, id: ReactionId) -> Result<Option<WorkRow>, Error> {
+        let cells: Option<WorkCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.work_row))
+            .bind(id.0.hyphenated())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(Error::database("reading waiting work"))?;
+        cells.map(WorkRow::try_from).transpose()
+    }
+
+    pub(super) async fn work_page(
+        &self,
+        which: &Which,
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<WorkRow>, Error> {
+        let (from, to, since, (saga, seq, id)) = schema::bounds(which, after);
+        let cells: Vec<WorkCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.work_page))
+            .bind(from.hyphenated())
+            .bind(to.hyphenated())
+            .bind(since)
+            .bind(&which.step)
+            .bind(which.state.map(super::WorkState::as_str))
+            .bind(saga.0.hyphenated())
+            .bind(seq)
+            .bind(id.0.hyphenated())
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("listing work"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn discarded(&self, saga: Option<SagaId>, limit: u32) -> Result<Vec<DiscardedRow>, Error> {
+        let cells: Vec<DiscardedCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.discarded))
+            .bind(saga.map(|saga| saga.0.hyphenated()))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("listing what was discarded"))?;
         schema::rows(cells)
     }
 
@@ -542,6 +624,24 @@ impl Tx {
         Ok((schema::rows(ledger)?, schema::rows(work)?))
     }
 
+    pub(super) async fn work_rows(&mut self, ids: &[ReactionId]) -> Result<Vec<WorkRow>, Error> {
+        let cells: Vec<WorkCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.work_rows))
+            .bind(serde_json::to_string(ids)?)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(Error::database("reading waiting work"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn discarded(&mut self, ids: &[ReactionId]) -> Result<Vec<ReactionId>, Error> {
+        let ids: Vec<Hyphenated> = sqlx::query_scalar(safe(&self.sql.discarded_of))
+            .bind(serde_json::to_string(ids)?)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(Error::database("looking for what was discarded"))?;
+        Ok(ids.into_iter().map(|id| ReactionId(id.into())).collect())
+    }
+
     pub(super) async fn write(&mut self, changes: &Changes) -> Result<(), Error> {
         // Before the first statement: a caller that drops this future half-way must not commit half of it either.
         let failed = std::mem::replace(&mut self.failed, true);
@@ -565,20 +665,24 @@ impl Tx {
             .await
             .map_err(Error::database("writing outbox rows"))?;
         self.write_work(changes).await?;
+        self.write_discarded(&changes.discarded).await?;
         self.failed = failed;
         Ok(())
     }
 
     async fn write_ledger(&mut self, changes: &Changes) -> Result<(), Error> {
+        let rows = changes.ledger_inserts.iter().map(ledger_texts).collect::<Result<Vec<_>, _>>()?;
         self.sql
             .ledger_insert
-            .execute(&mut self.tx, &changes.ledger_inserts, bind_ledger)
+            .execute(&mut self.tx, &rows, bind_ledger)
             .await
             .map_err(Error::database("inserting ledger rows"))?;
+        let rows = changes.ledger_updates.iter().map(|(expected, row)| Ok((*expected, ledger_texts(row)?)));
+        let rows = rows.collect::<Result<Vec<_>, Error>>()?;
         let count = self
             .sql
             .ledger_update
-            .execute(&mut self.tx, &changes.ledger_updates, |query, (expected, row)| {
+            .execute(&mut self.tx, &rows, |query, (expected, row)| {
                 bind_ledger(query, row).bind(State::as_str(*expected))
             })
             .await
@@ -633,6 +737,42 @@ impl Tx {
         Ok(())
     }
 
+    async fn write_discarded(&mut self, rows: &[DiscardedRow]) -> Result<(), Error> {
+        let rows = rows
+            .iter()
+            .map(|row| {
+                let DiscardedRow { work, .. } = row;
+                Ok((row, schema::raw_headers_text(&work.delivery.headers)?, serde_json::to_string(&work.failures)?))
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        self.sql
+            .discarded_insert
+            .execute(&mut self.tx, &rows, |query, (DiscardedRow { work, why, who, at }, headers, failures)| {
+                query
+                    .bind(work.id.0.hyphenated())
+                    .bind(work.saga.0.hyphenated())
+                    .bind(work.step.clone())
+                    .bind(work.direction.as_str())
+                    .bind(work.state.as_str())
+                    .bind(work.delivery.topic.to_string())
+                    .bind(work.delivery.partition)
+                    .bind(work.delivery.offset)
+                    .bind(work.delivery.key.clone())
+                    .bind(headers.clone())
+                    .bind(work.delivery.body.clone())
+                    .bind(i64::from(work.attempts))
+                    .bind(failures.clone())
+                    .bind(work.since)
+                    .bind(work.reason.clone())
+                    .bind(why.clone())
+                    .bind(who.clone())
+                    .bind(*at)
+            })
+            .await
+            .map_err(Error::database("keeping what is discarded"))?;
+        Ok(())
+    }
+
     /// The transaction is alone already, so this only looks.
     pub(super) async fn started(&mut self, caller: &str, key: &str) -> Result<Option<StartedRow>, Error> {
         let cells: Option<StartedCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.started))
@@ -675,8 +815,15 @@ impl Tx {
 
 type Query<'q> = sqlx::query::Query<'q, Lite, SqliteArguments>;
 
+/// A row with those of its cells that are JSON.
+type LedgerTexts<'r> = (&'r LedgerRow, Option<String>, Option<String>);
+
+fn ledger_texts(row: &LedgerRow) -> Result<LedgerTexts<'_>, Error> {
+    Ok((row, row.compensation.as_ref().map(schema::message_text).transpose()?, schema::notes_text(&row.notes)?))
+}
+
 /// One row's cells, in the order of [`schema::LEDGER`].
-fn bind_ledger<'q>(query: Query<'q>, row: &LedgerRow) -> Query<'q> {
+fn bind_ledger<'q>(query: Query<'q>, (row, compensation, notes): &LedgerTexts<'_>) -> Query<'q> {
     query
         .bind(row.saga.0.hyphenated())
         .bind(row.step.clone())
@@ -694,4 +841,8 @@ fn bind_ledger<'q>(query: Query<'q>, row: &LedgerRow) -> Query<'q> {
         .bind(row.trace.tracestate.clone())
         .bind(i64::from(row.hops))
         .bind(row.changed_at)
+        .bind(row.record_topic.clone())
+        .bind(row.record_subject.clone())
+        .bind(compensation.clone())
+        .bind(notes.clone())
 }

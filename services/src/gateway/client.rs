@@ -107,7 +107,7 @@ impl GatewayError {
 }
 
 /// Shorter than a step's own timeout, so that the reason of a failure is the gateway's.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl GatewayClient {
     /// A client of the gateway at `url`, such as `http://127.0.0.1:8090`.

@@ -131,9 +131,44 @@ impl Guarded {
         self.child.wait().await
     }
 
+    /// The process id of the child, or none after it ended.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// The status of a child that has ended by itself, or none while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    /// Sends the child, and nothing that it started, a signal by its name, such as `STOP`.
+    ///
+    /// # Errors
+    ///
+    /// The child is gone.
+    pub async fn signal(&self, name: &str) -> io::Result<()> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "the child has ended");
+        let pid = self.child.id().ok_or_else(gone)?.to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().await?;
+        if status.success() { Ok(()) } else { Err(gone()) }
+    }
+
+    /// Kills the child as `kill -9` does and waits for its end. What was to be removed after it stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Child::wait`].
+    pub async fn crash(mut self) -> io::Result<ExitStatus> {
+        if self.ended().is_none() {
+            self.child.start_kill()?;
+        }
+        let status = self.child.wait().await?;
+        if let Some(lifeline) = &mut self.lifeline {
+            // Should the watcher be gone, so is the danger that it removes anything.
+            let _ = lifeline.write_all(b"keep\n").await;
+        }
+        Ok(status)
     }
 
     /// Begins to stop the child without waiting for it, so that several can stop at the same time.
@@ -196,6 +231,25 @@ mod tests {
         let mut command = Guarded::command("sleep", Stop::default());
         let error = Guarded::output(command.arg("60"), Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_crash_is_sudden_and_the_directory_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let stop = Stop { directory: Some(scratch.path()), ..Stop::default() };
+        let mut command = Guarded::command("sh", stop);
+        command.args(["-c", "trap '' TERM; sleep 600 & echo $! > \"$0\"; wait"]).arg(scratch.path().join("pid"));
+        let guarded = Guarded::spawn(&mut command).unwrap();
+        let pid = scratch.path().join("pid");
+        until(|| fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n'))).await;
+        let left_running = fs::read_to_string(&pid).unwrap();
+
+        let status = guarded.crash().await.unwrap();
+
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        until(|| !runs(&left_running)).await;
+        assert!(scratch.path().is_dir());
     }
 
     /// The watcher's last act is to kill what the child left running, so whoever is left running tells when it is over.

@@ -68,9 +68,36 @@ const SETTINGS: [(&str, &str); 15] = [
 pub struct Kafka {
     address: String,
     source: &'static str,
+    /// How it was started, where that was a process of this machine.
+    launch: Option<Launch>,
     // Dropped in this order: the data goes after the process that writes it.
     process: Option<Guarded>,
     _data: Option<TempDir>,
+}
+
+/// All there is to say to start the broker again on the same data.
+#[derive(Debug)]
+struct Launch {
+    java: PathBuf,
+    libraries: PathBuf,
+    settings: PathBuf,
+    /// The address that is never advertised to clients of the other one.
+    direct: String,
+}
+
+impl Launch {
+    fn spawn(&self) -> io::Result<Guarded> {
+        let directory = self.settings.parent();
+        let mut command = Guarded::command(&self.java, Stop { signal: "KILL", directory, container: None });
+        run_class(&mut command, &self.libraries, "kafka.Kafka");
+        let output = fs::File::options().append(true).create(true).open(self.log())?;
+        command.arg(&self.settings).stdout(output.try_clone()?).stderr(output);
+        Guarded::spawn(&mut command)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.settings.with_file_name("broker.log")
+    }
 }
 
 impl Kafka {
@@ -98,6 +125,19 @@ impl Kafka {
         } else {
             tried.push("no Docker engine runs here".to_owned());
         }
+        Self::start_here(progress, tried, None).await
+    }
+
+    /// Starts a broker on this machine's Java that sends its clients to another port of this machine, where a proxy stands.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_behind(port: u16, progress: Progress<'_>) -> Result<Self, Missing> {
+        Self::start_here(progress, Vec::new(), Some(port)).await
+    }
+
+    async fn start_here(progress: Progress<'_>, mut tried: Vec<String>, proxy: Option<u16>) -> Result<Self, Missing> {
         let java = java().await;
         let fetched = maven::fetched(&folder());
         let can_fetch = fetched.is_some() || maven::is_installed();
@@ -119,7 +159,7 @@ impl Kafka {
         let started = match libraries {
             Ok(libraries) => {
                 progress(&format!("starting Kafka {VERSION} on this machine's Java"));
-                Self::start_process(&java, &libraries).await
+                Self::start_process(&java, &libraries, proxy).await
             }
             Err(error) => Err(error),
         };
@@ -128,13 +168,40 @@ impl Kafka {
 
     /// A broker that runs already, or is said to.
     pub(super) fn at(address: String) -> Self {
-        Self { address, source: KAFKA_VARIABLE, process: None, _data: None }
+        Self { address, source: KAFKA_VARIABLE, launch: None, process: None, _data: None }
     }
 
     /// `host:port` to bootstrap from.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// `host:port` to bootstrap from without the proxy, for those who look on.
+    #[must_use]
+    pub fn direct(&self) -> &str {
+        self.launch.as_ref().map_or(&self.address, |launch| &launch.direct)
+    }
+
+    /// Kills the broker as `kill -9` does. Its data stays.
+    ///
+    /// # Errors
+    ///
+    /// It was not started here.
+    pub async fn crash(&mut self) -> io::Result<()> {
+        let process = self.process.take().ok_or_else(|| io::Error::other("no process of ours runs Kafka"))?;
+        process.crash().await.map(drop)
+    }
+
+    /// Starts the broker again on the data that it had, and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// It was not started here, or does not start again.
+    pub async fn start_again(&mut self) -> io::Result<()> {
+        let launch = self.launch.as_ref().ok_or_else(|| io::Error::other("Kafka was not started here"))?;
+        self.process = Some(launch.spawn()?);
+        self.wait_until_ready(START_LIMIT).await
     }
 
     /// Begins to stop the broker without waiting for it, so that others can stop at the same time.
@@ -144,13 +211,13 @@ impl Kafka {
         }
     }
 
-    async fn start_process(java: &Path, libraries: &Path) -> io::Result<Self> {
+    async fn start_process(java: &Path, libraries: &Path, proxy: Option<u16>) -> io::Result<Self> {
         let data = tempfile::Builder::new().prefix("saga-kafka-").tempdir()?;
         let [client, broker, controller] = free_ports()?;
         let settings = data.path().join("server.properties");
         let place = [
             ("listeners", listeners("127.0.0.1", client, broker) + &format!(",CONTROLLER://127.0.0.1:{controller}")),
-            ("advertised.listeners", listeners("127.0.0.1", client, broker)),
+            ("advertised.listeners", listeners("127.0.0.1", proxy.unwrap_or(client), broker)),
             ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
             ("log.dirs", data.path().join("data").display().to_string()),
         ];
@@ -168,14 +235,11 @@ impl Kafka {
             return Err(io::Error::other(format!("its storage was not formatted:\n{}", last_lines(&printed, 8))));
         }
 
-        let log = data.path().join("broker.log");
-        let output = fs::File::create(&log)?;
-        let mut command = Guarded::command(java, stop);
-        run_class(&mut command, libraries, "kafka.Kafka");
-        command.arg(&settings).stdout(output.try_clone()?).stderr(output);
-        let process = Some(Guarded::spawn(&mut command)?);
+        let launch =
+            Launch { java: java.into(), libraries: libraries.into(), settings, direct: format!("127.0.0.1:{broker}") };
+        let (process, log) = (Some(launch.spawn()?), launch.log());
         let address = format!("127.0.0.1:{client}");
-        let mut kafka = Self { address, source: "Maven", process, _data: Some(data) };
+        let mut kafka = Self { address, source: "Maven", launch: Some(launch), process, _data: Some(data) };
         match kafka.wait_until_ready(START_LIMIT).await {
             Ok(()) => Ok(kafka),
             Err(error) => {
@@ -205,7 +269,7 @@ impl Kafka {
         let name = format!("saga-kafka-{}-{client}", std::process::id());
         let process = Guarded::spawn(&mut docker::run(IMAGE, &name, (client, 9092), &environment))?;
         let address = format!("127.0.0.1:{client}");
-        let mut kafka = Self { address, source: "Docker", process: Some(process), _data: None };
+        let mut kafka = Self { address, source: "Docker", launch: None, process: Some(process), _data: None };
         kafka.wait_until_ready(START_LIMIT).await?;
         Ok(kafka)
     }

@@ -1,4 +1,4 @@
-//! A real Kafka and a real PostgreSQL for tests.
+//! A real Kafka, a real PostgreSQL and a real Jaeger for tests.
 //!
 //! `cargo xtask test` starts both once ([`Kafka::start`], [`Postgres::start`]) and tells the tests where they are by
 //! two environment variables; a test asks with [`require_kafka`] and [`require_postgres`]. So a test never starts a
@@ -22,6 +22,8 @@
 
 mod docker;
 mod guarded;
+mod jaeger;
+mod jaeger_binary;
 mod kafka;
 mod maven;
 mod postgres;
@@ -35,6 +37,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 pub use guarded::{Guarded, Stop};
+pub use jaeger::Jaeger;
+pub use jaeger_binary::jaeger_binary;
 pub use kafka::Kafka;
 pub use postgres::Postgres;
 
@@ -42,6 +46,8 @@ pub use postgres::Postgres;
 pub const KAFKA_VARIABLE: &str = "SAGA_TEST_KAFKA";
 /// Where PostgreSQL is, and as whom: `postgres://user:password@host:port/database`; the user may create databases.
 pub const POSTGRES_VARIABLE: &str = "SAGA_TEST_POSTGRES";
+/// Where the program of Jaeger 2 is, a path.
+pub const JAEGER_VARIABLE: &str = "SAGA_TEST_JAEGER";
 /// Set to 1, this makes a missing server a failure instead of a skip, as `CI=true` does.
 pub const REQUIRE_VARIABLE: &str = "SAGA_TEST_REQUIRE";
 /// A file to which skipped tests add a line each, so that the summary at the end of a run can name them.

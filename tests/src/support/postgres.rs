@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -37,9 +37,35 @@ pub struct Postgres {
     url: String,
     version: String,
     source: &'static str,
+    /// How it was started, where that was a process of this machine.
+    launch: Option<Launch>,
     // Dropped in this order: the data goes after the process that writes it.
     process: Option<Guarded>,
     _data: Option<TempDir>,
+}
+
+/// All there is to say to start the server again on the same data.
+struct Launch {
+    owner: Owner,
+    program: PathBuf,
+    scratch: PathBuf,
+    port: u16,
+}
+
+impl Launch {
+    fn spawn(&self) -> io::Result<Guarded> {
+        let stop = Stop { signal: "QUIT", directory: Some(&self.scratch), container: None };
+        let mut server = self.owner.command(&self.program, &self.scratch, stop);
+        server.arg("-D").arg(self.scratch.join("data")).args(["-p", &self.port.to_string()]).args(SETTINGS);
+        server.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
+        let output = fs::File::options().append(true).create(true).open(self.log())?;
+        server.stdout(output.try_clone()?).stderr(output);
+        Guarded::spawn(&mut server)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.scratch.join("server.log")
+    }
 }
 
 impl Postgres {
@@ -67,6 +93,19 @@ impl Postgres {
         } else {
             tried.push("no Docker engine runs here".to_owned());
         }
+        Self::start_here(progress, tried).await
+    }
+
+    /// Starts a server that can be killed and started again, from binaries on this machine.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_to_crash(progress: Progress<'_>) -> Result<Self, Missing> {
+        Self::start_here(progress, Vec::new()).await
+    }
+
+    async fn start_here(progress: Progress<'_>, mut tried: Vec<String>) -> Result<Self, Missing> {
         let installed = postgres_binaries::installed().await;
         let binaries = match (installed, postgres_binaries::fetchable()) {
             (Some(folder), _) => Ok(Binaries::Folder(folder)),
@@ -91,7 +130,7 @@ impl Postgres {
 
     /// A server that runs already, or is said to.
     pub fn at(url: String) -> Self {
-        Self { url, version: String::new(), source: POSTGRES_VARIABLE, process: None, _data: None }
+        Self { url, version: String::new(), source: POSTGRES_VARIABLE, launch: None, process: None, _data: None }
     }
 
     /// `postgres://user:password@host:port/database`; not for logs.
@@ -115,6 +154,39 @@ impl Postgres {
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut connection).await?;
         connection.close().await?;
         Ok(options.database(&database).to_url_lossy().to_string())
+    }
+
+    /// Kills the server as `kill -9` does, or, more politely, lets it end at once without a checkpoint. Its data stays.
+    ///
+    /// # Errors
+    ///
+    /// It was not started here.
+    pub async fn crash(&mut self, politely: bool) -> io::Result<()> {
+        let mut process = self.process.take().ok_or_else(|| io::Error::other("no process of ours runs PostgreSQL"))?;
+        if politely {
+            process.signal("QUIT").await?;
+            // One that hangs is killed below.
+            let _ = timeout(Duration::from_secs(5), process.wait()).await;
+        }
+        process.crash().await.map(drop)
+    }
+
+    /// Starts the server again on the data that it had, and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// It was not started here, or does not start again.
+    pub async fn start_again(&mut self) -> io::Result<()> {
+        let begin = Instant::now();
+        loop {
+            let launch = self.launch.as_ref().ok_or_else(|| io::Error::other("PostgreSQL was not started here"))?;
+            self.process = Some(launch.spawn()?);
+            match self.wait_until_ready().await {
+                // The backends of a server that was killed may take a little to notice, and hold its shared memory.
+                Err(_) if begin.elapsed() < START_LIMIT => sleep(Duration::from_millis(200)).await,
+                done => return done,
+            }
+        }
     }
 
     /// Begins to stop the server without waiting for it, so that others can stop at the same time.
@@ -151,14 +223,10 @@ impl Postgres {
         fs::remove_file(&password_file)?;
 
         let [port] = free_ports()?;
-        let log = scratch.path().join("server.log");
-        let output = fs::File::create(&log)?;
-        let mut server = owner.command(&folder.join("postgres"), scratch.path(), stop);
-        server.arg("-D").arg(&data).args(["-p", &port.to_string()]).args(SETTINGS);
-        server.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
-        server.stdout(output.try_clone()?).stderr(output);
-        let process = Some(Guarded::spawn(&mut server)?);
-        let mut postgres = Self { process, source, _data: Some(scratch), ..Self::at(url(&password, port)) };
+        let launch = Launch { owner, program: folder.join("postgres"), scratch: scratch.path().to_owned(), port };
+        let (process, log) = (Some(launch.spawn()?), launch.log());
+        let mut postgres =
+            Self { process, source, launch: Some(launch), _data: Some(scratch), ..Self::at(url(&password, port)) };
         match postgres.wait_until_ready().await {
             Ok(()) => Ok(postgres),
             Err(error) => {

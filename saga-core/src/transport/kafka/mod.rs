@@ -25,6 +25,8 @@ use rdkafka::{
 use crate::{envelope::Delivery, step::BoxError, transport::TransportError};
 
 mod config;
+mod lag;
+mod log;
 mod membership;
 mod queue;
 mod reader;
@@ -34,9 +36,11 @@ mod topics;
 mod voice;
 
 pub use config::KafkaConfig;
+pub use lag::{Lag, lag, skip};
+pub use log::{inject, read_all};
 pub use sink::KafkaSink;
 pub use source::KafkaSource;
-pub use topics::{TopicSpec, create_topics, read_all};
+pub use topics::{TopicSpec, create_topics};
 
 /// How long topics may be missing: one that was just created takes a moment to be known everywhere.
 const MISSING_FOR: Duration = Duration::from_secs(5);

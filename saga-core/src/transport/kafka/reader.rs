@@ -226,6 +226,11 @@ impl Reader {
                 Err(KafkaError::ConsumerCommit(Code::RebalanceInProgress)) if begun.elapsed() < CLOSE_WITHIN / 3 => {
                     drop(self.consumer.poll(POLL));
                 }
+                // The group went on without this member, as after a silence: others read these messages again, and absorb them.
+                Err(KafkaError::ConsumerCommit(Code::IllegalGeneration | Code::UnknownMemberId)) => {
+                    tracing::warn!("the group went on without this member: what was settled last may come again");
+                    break Ok(());
+                }
                 Err(error) => break Err(client_error("committing the last positions", error)),
             }
         };

@@ -39,7 +39,7 @@ impl KafkaSink {
 }
 
 #[derive(Default)]
-struct PublisherContext(Voice);
+pub(super) struct PublisherContext(Voice);
 
 impl ClientContext for PublisherContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
@@ -61,7 +61,7 @@ struct Publishing {
     known: Mutex<HashSet<String>>,
 }
 
-fn produce_with(config: &ClientConfig) -> Result<Publisher, KafkaError> {
+pub(super) fn produce_with(config: &ClientConfig) -> Result<Publisher, KafkaError> {
     config.create_with_context(PublisherContext::default())
 }
 
@@ -81,7 +81,7 @@ impl Sink for Publishing {
                 sent.push(if missing.contains(message.topic.as_str()) {
                     Err(KafkaError::MessageProduction(Code::UnknownTopic))
                 } else {
-                    send(&producer, message).await
+                    send(&producer, record(message)).await
                 });
             }
             let mut results = Vec::with_capacity(messages.len());
@@ -98,7 +98,7 @@ impl Sink for Publishing {
             }
             // The broker measures what the client packed together, so only what is refused alone is too large.
             for index in too_large.into_iter().filter(|_| messages.len() > 1) {
-                let result = match send(&producer, &messages[index]).await {
+                let result = match send(&producer, record(&messages[index])).await {
                     Ok(sent) => acknowledged(sent).await,
                     Err(error) => Err(error),
                 };
@@ -143,13 +143,20 @@ impl Publishing {
     }
 }
 
-async fn send(producer: &Publisher, message: &Message) -> Result<DeliveryFuture, KafkaError> {
-    let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-    for (name, value) in &message.headers {
-        headers = headers.insert(Header { key: name, value: Some(value) });
-    }
-    let mut record =
-        FutureRecord::to(&message.topic).key(message.key.as_str()).payload(message.body.as_slice()).headers(headers);
+pub(super) type Record<'a> = FutureRecord<'a, [u8], [u8]>;
+
+fn record(message: &Message) -> Record<'_> {
+    let headers = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let record = Record::to(&message.topic).payload(&message.body).headers(owned(headers));
+    record.key(message.key.as_bytes())
+}
+
+pub(super) fn owned<'a>(headers: impl ExactSizeIterator<Item = (&'a str, &'a [u8])>) -> OwnedHeaders {
+    let room = OwnedHeaders::new_with_capacity(headers.len());
+    headers.fold(room, |all, (key, value)| all.insert(Header { key, value: Some(value) }))
+}
+
+pub(super) async fn send(producer: &Publisher, mut record: Record<'_>) -> Result<DeliveryFuture, KafkaError> {
     loop {
         match producer.send_result(record) {
             Ok(sent) => return Ok(sent),
@@ -161,7 +168,7 @@ async fn send(producer: &Publisher, message: &Message) -> Result<DeliveryFuture,
     }
 }
 
-async fn acknowledged(sent: DeliveryFuture) -> Result<(), KafkaError> {
+pub(super) async fn acknowledged(sent: DeliveryFuture) -> Result<(), KafkaError> {
     match sent.await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err((error, _))) => Err(error),
