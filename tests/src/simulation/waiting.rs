@@ -41,8 +41,8 @@ impl World<'_> {
                 return;
             }
             waiting.retain(|row| {
-                let closed =
-                    *direction == Direction::Compensation && !matches!(outcome, Outcome::Parked | Outcome::Deferred(_));
+                let closes = matches!(outcome, Outcome::Compensated | Outcome::NothingDone | Outcome::Called);
+                let closed = *direction == Direction::Compensation && closes;
                 row.id != id
                     && !(closed && row.saga == *saga && row.step == *step && row.direction == Direction::Forward)
             });
