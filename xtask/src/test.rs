@@ -99,6 +99,7 @@ async fn with_servers(args: &Args, report: &mut Report) -> anyhow::Result<bool> 
     let built = built?;
     if built {
         report.run("tests", tests).await?;
+        report.run("simulation", cargo(&["xtask", "simulate"])).await?;
     } else {
         report.not_run.push("the tests, as the services do not build".to_owned());
     }
