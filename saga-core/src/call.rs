@@ -194,7 +194,8 @@ impl Fold<'_> {
         opened.reply = Some(reply.to_vec());
         opened.attempts = attempts;
         let earlier_unknown = attempts > 1 && !broken!(self.shared.harness, RefusalBelieved);
-        match verdict::answer(Some(opened.state), said, earlier_unknown) {
+        let state = if broken!(self.shared.harness, SecondAnswerOverwrites) { State::Calling } else { opened.state };
+        match verdict::answer(Some(state), said, earlier_unknown) {
             verdict::Answer::Done | verdict::Answer::Rejected => self.ran(current, opened, ran, span),
             verdict::Answer::Late => Ok(Outcome::Late),
             verdict::Answer::CloseThenReject => {
