@@ -191,7 +191,9 @@ impl Choreography {
         for part in &self.parts {
             for step in &part.steps {
                 let from = id(&part.participant, &step.step);
-                for event in step.published() {
+                // A no and a compensation may be told by the same event: one arrow.
+                let mut drawn = BTreeSet::new();
+                for event in step.published().filter(|event| drawn.insert(&event.event_type)) {
                     let name = short(&event.event_type);
                     for (to, compensates) in hears.get(event.event_type.as_str()).into_iter().flatten() {
                         let arrow = if *compensates { "-.->" } else { "-->" };
