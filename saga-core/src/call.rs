@@ -13,6 +13,7 @@ use crate::{
     clock::millis,
     envelope::{self, Delivery, Envelope, clip},
     event::Encoded,
+    harness::{broken, fails, reach},
     id::{EventId, IdempotencyKey, ReactionId, SagaId},
     node::Shared,
     observer::{Outcome, Phase, Reaction, ReactionSpan},
@@ -92,7 +93,10 @@ impl Fold<'_> {
         };
         let mut span = self.span(&current);
         let outcome = match (answer.direction, ledger) {
-            (Direction::Forward, Some(ledger)) if waits && ledger.state == State::Calling => {
+            (Direction::Forward, Some(ledger))
+                if (waits && ledger.state == State::Calling)
+                    || broken!(self.shared.harness, SecondAnswerOverwrites) =>
+            {
                 self.forward_answer(&current, ledger, answer, span.as_mut()).await?
             }
             (Direction::Compensation, Some(ledger)) if waits && ledger.state == State::Compensating => {
@@ -173,8 +177,9 @@ impl Fold<'_> {
         let on_body = ledger.trigger_body.clone().unwrap_or_default();
         let on = Wire { event_type: &ledger.trigger_type, body: &on_body };
         self.done.last_ran = Some(current.id);
+        let fails = fails!(self.shared.harness, current);
         let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
-        let ran = guarded(step.timeout(), span.span(), step.run(on, Some(reply), &mut cx)).await;
+        let ran = guarded(fails, step.timeout(), span.span(), step.run(on, Some(reply), &mut cx)).await;
         let ran = ran.map_err(|failure| aborted(current.id, failure))?;
         self.succeeded(current);
         let said = match ran {
@@ -185,7 +190,8 @@ impl Fold<'_> {
         let mut opened = ledger;
         opened.reply = Some(reply.to_vec());
         opened.attempts = attempts;
-        match verdict::answer(Some(opened.state), said, attempts > 1) {
+        let earlier_unknown = attempts > 1 && !broken!(self.shared.harness, RefusalBelieved);
+        match verdict::answer(Some(opened.state), said, earlier_unknown) {
             verdict::Answer::Done | verdict::Answer::Rejected => self.ran(current, opened, ran, span),
             verdict::Answer::Late => Ok(Outcome::Late),
             verdict::Answer::CloseThenReject => {
@@ -250,8 +256,9 @@ impl Fold<'_> {
         let from = Wire { event_type: "", body: reversal };
         let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
         self.done.last_ran = Some(current.id);
+        let fails = fails!(self.shared.harness, current);
         let mut cx = StepContext { conn: self.done.tx.conn(), saga: answer.saga, now: self.now };
-        let emits = guarded(step.timeout(), span.span(), step.compensate(Some(from), why, &mut cx)).await;
+        let emits = guarded(fails, step.timeout(), span.span(), step.compensate(Some(from), why, &mut cx)).await;
         let emits = emits.map_err(|failure| aborted(current.id, failure))?;
         self.succeeded(current);
         self.close(current, ledger, State::Compensated, envelope::Kind::Compensated, emits, span)?;
@@ -319,27 +326,33 @@ impl Call {
             parent: &trace,
         });
         let key = |direction| IdempotencyKey::derive(self.saga, participant, contract.name, direction);
-        let cx = CallContext { saga: self.saga, key: key(self.direction), attempt: self.attempt };
+        let mut cx = CallContext { saga: self.saga, key: key(self.direction), attempt: self.attempt };
+        if broken!(shared.harness, KeyPerAttempt) {
+            cx.key.0 = uuid::Uuid::from_u128(cx.key.0.as_u128() ^ u128::from(self.attempt));
+        }
+        reach!(shared.harness, BeforeCall);
         let result = match &self.what {
             Ask::Forward { on } => {
                 let on = Wire { event_type: &on.event_type, body: &on.body };
-                guarded(step.timeout(), span.span(), step.call(on, &cx)).await
+                guarded(false, step.timeout(), span.span(), step.call(on, &cx)).await
             }
             Ask::Reverse { record, why } => {
                 let record = record.as_ref().map(|r| Wire { event_type: &r.event_type, body: &r.body });
                 let why = Wire { event_type: &why.event_type, body: &why.body };
-                guarded(step.timeout(), span.span(), step.reverse(Known::Done { record, why }, &cx)).await
+                guarded(false, step.timeout(), span.span(), step.reverse(Known::Done { record, why }, &cx)).await
             }
             Ask::InDoubt { on, attempts } => {
                 let doubt = Doubt { forward_key: key(Direction::Forward), attempts: *attempts };
                 let on = Wire { event_type: &on.event_type, body: &on.body };
-                guarded(step.timeout(), span.span(), step.reverse(Known::InDoubt { on, doubt: &doubt }, &cx)).await
+                guarded(false, step.timeout(), span.span(), step.reverse(Known::InDoubt { on, doubt: &doubt }, &cx))
+                    .await
             }
         };
         let (outcome, came) = match result.map_err(KnownFailure::from) {
             Ok(bytes) => (Outcome::Answered, Came::Answered(bytes)),
             Err(failure) => (Outcome::Deferred(failure.error.clone()), Came::Failed(failure)),
         };
+        reach!(shared.harness, AfterCall);
         span.settle(&outcome, began.elapsed());
         self.came(came)
     }

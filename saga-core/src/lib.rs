@@ -9,6 +9,10 @@ pub mod discard;
 pub mod envelope;
 pub mod error;
 pub mod event;
+#[cfg(feature = "harness")]
+pub mod harness;
+#[cfg(not(feature = "harness"))]
+mod harness;
 pub mod id;
 mod ledger;
 pub mod node;

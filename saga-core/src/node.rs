@@ -26,9 +26,10 @@ use crate::{
     call::{Answer, Call},
     clock::Clock,
     error::Error,
+    harness::{Harness, broken, reach},
     observer::{Measure, Observer, Unseen},
     participant::{Contract, Participant, chain},
-    pipeline::{Item, Settled, settle},
+    pipeline::{Item, Settled, positions, settle},
     relay::{Publisher, Relay, SWEEP_ROWS, Sweeper},
     retention::{Housekeeping, Retention},
     start::Starter,
@@ -36,6 +37,11 @@ use crate::{
     store::Store,
     transport::{Limit, Sink, Source, SourceStatus},
 };
+
+#[cfg(feature = "harness")]
+mod parts;
+#[cfg(feature = "harness")]
+pub use parts::{Answered, Keeping, Outgoing, Parts, Publishing, Settling, Sweeping};
 
 /// How often the work table is asked for rows that are due: the least wait between two attempts that can be told apart.
 const DUE_EVERY: Duration = Duration::from_millis(100);
@@ -69,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) signals: Option<Arc<str>>,
     /// This process, as the owner of leases.
     pub(crate) instance: Uuid,
+    pub(crate) harness: Harness,
 }
 
 impl fmt::Debug for Shared {
@@ -199,6 +206,7 @@ impl Node {
             breakers,
             signals: None,
             instance,
+            harness: Harness::none(),
         };
         Ok(Self {
             shared,
@@ -311,21 +319,8 @@ impl Node {
         for call in std::mem::take(&mut self.waiting_calls) {
             self.unsettled.push(Item::Answer(call.make(&self.shared).await));
         }
-        if let Some(deliveries) = self.source.receive(Limit::default()).now_or_never() {
-            self.unsettled.extend(deliveries?.into_iter().map(Item::Delivery));
-        }
-        let mut items = self.unsettled.clone();
-        items.extend(due(&self.shared, Limit::default().messages).await?);
-        let mut busy = !items.is_empty();
-        if busy {
-            let mut settled = Settled::default();
-            let result = settle(&self.shared, &items, &mut settled).await;
-            self.shared.relay.publish(settled.outbox);
-            self.waiting_calls = settled.calls;
-            result?;
-            self.unsettled.clear();
-            self.source.settled(&settled.positions)?;
-        }
+        let Self { shared, source, unsettled, waiting_calls, .. } = self;
+        let mut busy = round(shared, source.as_mut(), unsettled, Limit::default(), waiting_calls).await?;
         busy |= self.publisher.turn().await;
         Ok(busy || !self.waiting_calls.is_empty())
     }
@@ -350,6 +345,37 @@ async fn check(shared: &Shared) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::UnknownSteps { participant: shared.participant.name().to_owned(), steps })
+}
+
+/// One batch of what waits: `unsettled`, and what is queued and due now. False when there was nothing.
+async fn round(
+    shared: &Shared,
+    source: &mut dyn Source,
+    unsettled: &mut Vec<Item>,
+    limit: Limit,
+    calls: &mut Vec<Call>,
+) -> Result<bool, Error> {
+    if let Some(deliveries) = source.receive(limit).now_or_never() {
+        unsettled.extend(deliveries?.into_iter().map(Item::Delivery));
+    }
+    let mut items = unsettled.clone();
+    items.extend(due(shared, limit.messages).await?);
+    if items.is_empty() {
+        return Ok(false);
+    }
+    let mut settled = Settled::default();
+    if broken!(shared.harness, OffsetBeforeCommit) {
+        source.settled(&positions(&items))?;
+    }
+    let result = settle(shared, &items, &mut settled).await;
+    shared.relay.publish(settled.outbox);
+    calls.extend(settled.calls);
+    result?;
+    unsettled.clear();
+    reach!(shared.harness, BeforeOffsets);
+    source.settled(&settled.positions)?;
+    reach!(shared.harness, AfterOffsets);
+    Ok(true)
 }
 
 /// Tells everybody to stop when the work ends, however it ends.
@@ -444,7 +470,9 @@ async fn rounds(
         if !result? {
             return Ok(());
         }
+        reach!(shared.harness, BeforeOffsets);
         source.settled(&settled.positions)?;
+        reach!(shared.harness, AfterOffsets);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     clock::millis,
     envelope::{Delivery, Envelope},
     error::Error,
+    harness::reach,
     id::{ReactionId, SagaId},
     node::Shared,
     observer::Measure,
@@ -161,8 +162,12 @@ async fn attempt(
     sagas.sort_unstable();
     sagas.dedup();
 
+    #[cfg(feature = "harness")]
+    let past = crate::harness::past(shared, &sagas).await?;
+    reach!(shared.harness, Taken);
     // A crash here leaves nothing: the source still has the deliveries, the table still has the rows.
     let mut tx = shared.store.begin().await?;
+    reach!(shared.harness, Begun);
     // Nothing; the locks go with the connection. From here on no other transaction of this participant sees these sagas.
     let mut locks = sagas.clone();
     let again: Vec<ReactionId> = arrivals.iter().filter_map(Arrival::again).collect();
@@ -170,13 +175,19 @@ async fn attempt(
         locks.push(SagaId(Uuid::nil()));
     }
     tx.lock(&locks).await?;
+    reach!(shared.harness, Locked);
     // Nothing. A statement of its own: a read in the locking statement would see the past.
     let (ledger, mut work) = tx.read(&sagas).await?;
     if !again.is_empty() {
         work.extend(tx.work_rows(&again).await?);
     }
+    #[cfg(feature = "harness")]
+    let (ledger, work) = past.unwrap_or((ledger, work));
+    reach!(shared.harness, Read);
     // Nothing. Asked under the lock: whoever forgets a saga holds it, and has raised the horizon before.
     let forgotten = forgotten(&mut tx, shared.clock.now(), &sagas, &ledger, &work).await?;
+    #[cfg(feature = "harness")]
+    let forgotten = shared.harness.horizon(forgotten);
     // Nothing. Of what has no ledger row that could tell, and is rare: messages that are no event, and what comes of forgotten sagas.
     let unknown: Vec<ReactionId> = arrivals.iter().flat_map(|arrival| arrival.unknown(shared, &forgotten)).collect();
     let discarded = if unknown.is_empty() { Vec::new() } else { tx.discarded(&unknown).await? };
@@ -187,11 +198,22 @@ async fn attempt(
         fold.settle(arrival).await?;
     }
     let mut done = fold.finish();
+    reach!(shared.harness, Folded);
+    #[cfg(feature = "harness")]
+    crate::harness::expect_what_is_there(shared, &mut done.tx, &mut done.changes).await?;
     // Nothing: ledger, outbox and work are in the same transaction as the steps' own writes.
     done.tx.write(&done.changes).await.map_err(|error| spoilt(error, done.last_ran))?;
+    reach!(shared.harness, Written);
+    #[cfg(feature = "harness")]
+    shared.harness.publish_early(&done.changes.outbox).await;
     // Before: nothing. After: everything, and the offsets are behind, so the deliveries come again and are absorbed; the outbox
     // rows wait for the sweeper, the calls for the end of their lease. An error here is unknown, which is one of the two.
     done.tx.commit().await.map_err(|error| spoilt(error, done.last_ran))?;
+    reach!(shared.harness, Committed);
+    #[cfg(feature = "harness")]
+    if shared.harness.loses_commit() {
+        return Err(Error::database("committing")(sqlx::Error::WorkerCrashed).into());
+    }
 
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
@@ -300,7 +322,7 @@ impl<'i> Arrival<'i> {
 
 /// Every delivery of a settled batch is settled, and batches follow each other: so the highest offset per partition is the end of
 /// a contiguous prefix.
-fn positions(items: &[Item]) -> Vec<Position> {
+pub(crate) fn positions(items: &[Item]) -> Vec<Position> {
     let mut positions: Vec<Position> = Vec::new();
     for item in items {
         let Item::Delivery(d) = item else { continue };

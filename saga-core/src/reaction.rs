@@ -22,6 +22,7 @@ use crate::{
     clock::millis,
     envelope::{self, Delivery, Envelope, MAX_HOPS, Message, clip},
     event::{Encoded, EventType},
+    harness::{broken, fails},
     id::{EventId, ReactionId, SagaId},
     ledger::SagaRows,
     node::Shared,
@@ -382,6 +383,8 @@ impl<'f> Fold<'f> {
             Some(row) => (Some(row.state), row.trigger.clone()),
             None => (None, current.event.id.clone()),
         };
+        let state = state.filter(|_| !broken!(self.shared.harness, NoLedgerCheck));
+        let state = state.filter(|state| *state != State::Void || !broken!(self.shared.harness, VoidForgotten));
         match verdict::forward(state, first == current.event.id || step.first_trigger_wins()) {
             verdict::Forward::Duplicate => Ok(self.absorb(current, Outcome::Duplicate)),
             verdict::Forward::Late => Ok(self.absorb(current, Outcome::Late)),
@@ -390,7 +393,9 @@ impl<'f> Fold<'f> {
                 Ok(self.stick(current, reason, false))
             }
             verdict::Forward::Run => {
-                if self.rows(saga).blocked(Direction::Forward, current.row.as_ref().map(|row| row.seq)) {
+                if self.rows(saga).blocked(Direction::Forward, current.row.as_ref().map(|row| row.seq))
+                    && !broken!(self.shared.harness, ParkedOvertaken)
+                {
                     return Ok(self.park(current, None));
                 }
                 if let Some(failure) = self.known.get(&current.id) {
@@ -409,8 +414,9 @@ impl<'f> Fold<'f> {
                 }
                 let on = Wire { event_type: &current.event.event_type, body: &current.event.body };
                 self.done.last_ran = Some(current.id);
+                let fails = fails!(self.shared.harness, current);
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now: self.now };
-                let ran = guarded(step.timeout(), span.span(), step.run(on, None, &mut cx)).await;
+                let ran = guarded(fails, step.timeout(), span.span(), step.run(on, None, &mut cx)).await;
                 let ran = ran.map_err(|failure| aborted(current.id, failure))?;
                 self.succeeded(current);
                 self.ran(current, opened, ran, span)
@@ -430,14 +436,20 @@ impl<'f> Fold<'f> {
         let now = self.now;
         let rows = self.rows(saga);
         let ledger = rows.ledger(name).cloned();
+        let stuck = rows.forward_of(name).is_some_and(|row| row.state == WorkState::Stuck);
+        if stuck && broken!(self.shared.harness, StuckCallWaits) {
+            return Ok(self.park(current, None));
+        }
+        let rows = self.rows(saga);
         let lease = rows
             .forward_of(name)
             .filter(|row| row.state == WorkState::Calling)
             .and_then(|row| row.due_at)
             .filter(|until| *until > now);
         let call = if lease.is_some() { verdict::Call::Running } else { verdict::Call::Open };
-        let verdict =
-            verdict::compensation(current.contract.kind.verdict_kind(), ledger.as_ref().map(|row| row.state), call);
+        let state = ledger.as_ref().map(|row| row.state);
+        let state = state.filter(|state| *state != State::Calling || !broken!(self.shared.harness, CallingAsNone));
+        let verdict = verdict::compensation(current.contract.kind.verdict_kind(), state, call);
         match verdict {
             verdict::Compensation::Duplicate => return Ok(self.absorb(current, Outcome::Duplicate)),
             verdict::Compensation::Late => return Ok(self.absorb(current, Outcome::Late)),
@@ -477,8 +489,9 @@ impl<'f> Fold<'f> {
                 let record = row.record.clone();
                 let done = record.as_ref().map(|r| Wire { event_type: &r.event_type, body: &r.body });
                 self.done.last_ran = Some(current.id);
+                let fails = fails!(self.shared.harness, current);
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
-                let emits = guarded(step.timeout(), span.span(), step.compensate(done, why, &mut cx)).await;
+                let emits = guarded(fails, step.timeout(), span.span(), step.compensate(done, why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
                 self.succeeded(current);
                 self.close(current, row, State::Compensated, envelope::Kind::Compensated, emits, span)?;
@@ -486,8 +499,9 @@ impl<'f> Fold<'f> {
             }
             (_, row) => {
                 self.done.last_ran = Some(current.id);
+                let fails = fails!(self.shared.harness, current);
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
-                let emits = guarded(step.timeout(), span.span(), step.nothing_done(why, &mut cx)).await;
+                let emits = guarded(fails, step.timeout(), span.span(), step.nothing_done(why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
                 self.succeeded(current);
                 let row = row.unwrap_or_else(|| self.open(current));
@@ -566,7 +580,10 @@ impl<'f> Fold<'f> {
         // A rejection that waited for its key to be closed is still the forward's outcome.
         let direction = if kind == envelope::Kind::Rejected { Direction::Forward } else { current.direction };
         let participant = self.shared.participant.name();
-        let id = EventId::derive(saga, participant, current.contract.name, direction, name);
+        let mut id = EventId::derive(saga, participant, current.contract.name, direction, name);
+        if broken!(self.shared.harness, RandomEventId) {
+            id = EventId(self.shared.clock.time_ordered_uuid().to_string());
+        }
         let trace = span.emit(&Emission { id: &id, event_type: name, topic, ending });
         let trace = trace.map(envelope::TraceContext::bounded);
         let message = Envelope {
@@ -864,12 +881,16 @@ impl<'r> Current<'r> {
 }
 
 /// Runs a step's own code: within its time, inside its span, and a panic is a failure of this reaction only.
+///
+/// `fails` is false but in a simulation, where it lets the step fail after all of its work.
 pub(crate) async fn guarded<T>(
+    fails: bool,
     timeout: Duration,
     span: tracing::Span,
     code: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     match tokio::time::timeout(timeout, AssertUnwindSafe(code).catch_unwind().instrument(span)).await {
+        Ok(Ok(Ok(_))) if fails => Err(Failure::Retry("the step failed on purpose".into())),
         Ok(Ok(result)) => result,
         Ok(Err(panic)) => {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

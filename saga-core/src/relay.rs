@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     clock::{Clock, millis},
     error::Error,
+    harness::{Harness, reach},
     observer::{Measure, Observer},
     store::{OutboxRow, Store},
     transport::Sink,
@@ -47,6 +48,7 @@ pub(crate) struct Publisher {
     sink: Arc<dyn Sink>,
     clock: Clock,
     observer: Arc<dyn Observer>,
+    harness: Harness,
 }
 
 impl Relay {
@@ -59,7 +61,9 @@ impl Relay {
     ) -> (Self, Publisher) {
         let (sender, rows) = mpsc::unbounded_channel();
         let in_flight = Arc::<Mutex<HashSet<Uuid>>>::default();
-        let publisher = Publisher { rows, in_flight: in_flight.clone(), participant, store, sink, clock, observer };
+        let harness = Harness::none();
+        let publisher =
+            Publisher { rows, in_flight: in_flight.clone(), participant, store, sink, clock, observer, harness };
         (Self { rows: sender, in_flight }, publisher)
     }
 
@@ -110,7 +114,8 @@ impl Publisher {
                 Err(_) => break,
             }
         }
-        let result = publish(&self.store, self.sink.as_ref(), self.participant, self.observer.as_ref(), &rows).await;
+        let Self { store, sink, observer, harness, .. } = self;
+        let result = publish(store, sink.as_ref(), self.participant, observer.as_ref(), harness, &rows).await;
         forget(&self.in_flight, &rows);
         if let Err(error) = result {
             let error = &error as &dyn std::error::Error;
@@ -130,7 +135,13 @@ impl Publisher {
             sink: self.sink.clone(),
             clock: self.clock.clone(),
             observer: self.observer.clone(),
+            harness: self.harness.clone(),
         }
+    }
+
+    #[cfg(feature = "harness")]
+    pub(crate) fn ask(&mut self, harness: &Harness) {
+        self.harness = harness.clone();
     }
 }
 
@@ -142,6 +153,7 @@ pub(crate) struct Sweeper {
     sink: Arc<dyn Sink>,
     clock: Clock,
     observer: Arc<dyn Observer>,
+    harness: Harness,
 }
 
 impl Sweeper {
@@ -157,7 +169,11 @@ impl Sweeper {
             let in_flight = lock(&self.in_flight);
             rows.retain(|row| !in_flight.contains(&row.id));
         }
-        publish(&self.store, self.sink.as_ref(), self.participant, self.observer.as_ref(), &rows).await?;
+        #[cfg(feature = "harness")]
+        self.harness.page_by_id(&mut rows);
+        reach!(self.harness, Swept);
+        let Self { store, sink, observer, harness, .. } = self;
+        publish(store, sink.as_ref(), self.participant, observer.as_ref(), harness, &rows).await?;
         Ok(rows.len())
     }
 }
@@ -168,13 +184,16 @@ async fn publish(
     sink: &dyn Sink,
     participant: &str,
     observer: &dyn Observer,
+    harness: &Harness,
     rows: &[OutboxRow],
 ) -> Result<(), Error> {
     if rows.is_empty() {
         return Ok(());
     }
     let messages: Vec<_> = rows.iter().map(|row| row.message.clone()).collect();
+    reach!(harness, BeforePublish);
     let results = sink.publish(&messages).await;
+    reach!(harness, BeforeDelete);
     let mut acknowledged = Vec::with_capacity(rows.len());
     let mut refused = Vec::new();
     let mut failed = Vec::new();
@@ -203,6 +222,7 @@ async fn publish(
     }
     // First what was acknowledged: a row that cannot be marked must not have the others published again and again.
     store.outbox_delete(&acknowledged).await?;
+    reach!(harness, AfterDelete);
     for (row, reason) in refused {
         store.outbox_refuse(row, &reason).await?;
     }

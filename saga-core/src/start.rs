@@ -16,6 +16,7 @@ use crate::{
     envelope::{self, Envelope, TraceContext},
     error::Error,
     event::{Ending, Never, Outcome as _},
+    harness::reach,
     id::{EventId, SagaId},
     node::Shared,
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
@@ -116,7 +117,9 @@ impl Starter {
             created_at: opening.now,
         })
         .await?;
+        reach!(shared.harness, BeforeStartCommit);
         tx.commit().await?;
+        reach!(shared.harness, AfterStartCommit);
         shared.observer.measure(shared.participant.name(), &Measure::Started);
         opening.committed(changes);
         Ok(Started::New(saga, answer))
@@ -150,7 +153,9 @@ impl Starter {
         let event = within(S::TIMEOUT, begin(&mut cx)).await?;
         let changes = opening.changes::<S>(&event)?;
         tx.write(&changes).await?;
+        reach!(shared.harness, BeforeStartCommit);
         tx.commit().await?;
+        reach!(shared.harness, AfterStartCommit);
         opening.committed(changes);
         Ok(Requested::New)
     }

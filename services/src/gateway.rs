@@ -30,7 +30,9 @@ use tokio_util::task::TaskTracker;
 use crate::problem::{self, Input, Problem, idempotency_key};
 
 mod client;
-pub use client::{Charge, ChargeAnswer, GatewayClient};
+#[cfg(feature = "harness")]
+pub use client::Line;
+pub use client::{Charge, ChargeAnswer, GatewayClient, GatewayError};
 use client::{Refund, Refunded, Void, Voided};
 
 /// How the gateway behaves.
@@ -163,6 +165,37 @@ impl Gateway {
     pub async fn close(&self) {
         self.0.travelling.close();
         self.0.travelling.wait().await;
+    }
+
+    /// What a request does when it arrives, without HTTP and without faults, which whoever brings it has in their hands. `Err`
+    /// is what the gateway says instead of an answer.
+    #[cfg(feature = "harness")]
+    pub async fn serve(&self, path: &str, key: Option<String>, body: &[u8]) -> Result<Vec<u8>, String> {
+        let said = |failure: Failure| format!("{failure:?}");
+        let text = |error: serde_json::Error| error.to_string();
+        let key = key.unwrap_or_default();
+        match path {
+            "charges" => {
+                let charge = serde_json::from_slice(body).map_err(text)?;
+                serde_json::to_vec(&self.clone().charge(key, charge).await.map_err(said)?).map_err(text)
+            }
+            "refunds" => {
+                let refund = serde_json::from_slice(body).map_err(text)?;
+                serde_json::to_vec(&self.clone().refund(key, refund).await.map_err(said)?).map_err(text)
+            }
+            "voids" => {
+                let void = serde_json::from_slice(body).map_err(text)?;
+                serde_json::to_vec(&self.clone().void(void).await.map_err(said)?).map_err(text)
+            }
+            other => Err(format!("there is nothing at {other}")),
+        }
+    }
+
+    /// What `/record` shows.
+    #[cfg(feature = "harness")]
+    pub async fn shown(&self) -> anyhow::Result<serde_json::Value> {
+        let record = self.record().await.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+        Ok(serde_json::to_value(record)?)
     }
 
     /// Lets `work` take effect, with the faults that are asked for, whether or not the caller still listens.

@@ -280,6 +280,8 @@ impl<O: Args + fmt::Debug> Service<O> {
             let source = KafkaSource::connect(&kafka, &participant.listens_to()).context("no source of events")?;
             let sink = KafkaSink::connect(&kafka).context("no way to publish events")?;
             let node = Node::observed(participant, store.clone(), source, sink, observer, Clock::system())?;
+            #[cfg(feature = "harness")]
+            let node = node.with_harness(&saga_core::harness::Harness::from_environment()?);
             let node = node.remembering(options.retention());
             let node = match options.signals() {
                 Some(topic) => node.signalling(topic),

@@ -9,6 +9,7 @@ pub mod chaos;
 pub mod otlp;
 pub mod processes;
 pub mod scenario;
+pub mod simulation;
 pub mod stage;
 pub mod support;
 pub mod trace;

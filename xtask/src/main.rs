@@ -5,6 +5,7 @@ mod demo;
 mod jaeger;
 mod pace;
 mod servers;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ enum Command {
     Demo(demo::Args),
     Servers(servers::Args),
     JaegerCheck(jaeger::Args),
+    Simulate(simulate::Args),
     Test(test::Args),
 }
 
@@ -40,6 +42,7 @@ async fn main() -> ExitCode {
             Command::Demo(args) => demo::run(args).await,
             Command::Servers(args) => servers::run(args).await,
             Command::JaegerCheck(args) => jaeger::run(args).await,
+            Command::Simulate(args) => simulate::run(args).await,
             Command::Test(args) => test::run(args).await,
         }
     };

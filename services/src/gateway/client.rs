@@ -58,9 +58,52 @@ pub(crate) struct Voided {
 
 /// Calls a gateway. It never tries again by itself: when and how often is the step's policy.
 #[derive(Debug, Clone)]
-pub struct GatewayClient {
-    http: reqwest::Client,
-    url: String,
+pub struct GatewayClient(Way);
+
+#[derive(Debug, Clone)]
+enum Way {
+    Http {
+        client: reqwest::Client,
+        url: String,
+    },
+    #[cfg(feature = "harness")]
+    Line(std::sync::Arc<dyn Line>),
+}
+
+/// Another way to a gateway than HTTP, for a simulation that decides when a request arrives, and whether its answer does.
+#[cfg(feature = "harness")]
+pub trait Line: std::fmt::Debug + Send + Sync {
+    /// Brings a JSON body to a path, and the JSON of the answer back. `Err` is why nobody knows whether it took effect.
+    fn post(
+        &self,
+        path: &'static str,
+        key: Option<String>,
+        body: Vec<u8>,
+    ) -> saga_core::transport::BoxFuture<'_, Result<Vec<u8>, String>>;
+}
+
+/// No answer, or none that can be read: nobody knows whether the request took effect.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    /// HTTP failed, or the gateway said that it did.
+    #[error("the gateway gave no answer")]
+    Http(#[from] reqwest::Error),
+    /// A [`Line`] failed.
+    #[cfg(feature = "harness")]
+    #[error("the gateway gave no answer: {0}")]
+    Line(String),
+}
+
+impl GatewayError {
+    /// The status, where the gateway answered with one.
+    pub fn status(&self) -> Option<reqwest::StatusCode> {
+        match self {
+            Self::Http(error) => error.status(),
+            #[cfg(feature = "harness")]
+            Self::Line(_) => None,
+        }
+    }
 }
 
 /// Shorter than a step's own timeout, so that the reason of a failure is the gateway's.
@@ -69,43 +112,59 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 impl GatewayClient {
     /// A client of the gateway at `url`, such as `http://127.0.0.1:8090`.
     pub fn new(url: &str) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
+        let client = reqwest::Client::builder()
             .timeout(CALL_TIMEOUT)
             .connect_timeout(CALL_TIMEOUT)
             .retry(reqwest::retry::never())
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
+        Ok(Self(Way::Http { client, url: url.trim_end_matches('/').to_owned() }))
+    }
+
+    /// A client whose requests go another way.
+    #[cfg(feature = "harness")]
+    pub fn over(line: std::sync::Arc<dyn Line>) -> Self {
+        Self(Way::Line(line))
     }
 
     /// Charges a customer. An error means that nobody knows whether it took effect.
-    pub async fn charge(&self, key: IdempotencyKey, charge: &Charge) -> Result<ChargeAnswer, reqwest::Error> {
+    pub async fn charge(&self, key: IdempotencyKey, charge: &Charge) -> Result<ChargeAnswer, GatewayError> {
         self.post("charges", Some(key), charge).await
     }
 
     /// Gives the money of a charge back; the receipt of the refund.
-    pub async fn refund(&self, key: IdempotencyKey, receipt: &str) -> Result<String, reqwest::Error> {
+    pub async fn refund(&self, key: IdempotencyKey, receipt: &str) -> Result<String, GatewayError> {
         let refunded: Refunded = self.post("refunds", Some(key), &Refund { receipt: receipt.to_owned() }).await?;
         Ok(refunded.receipt)
     }
 
     /// Closes the key of a charge: gives the money back if it took effect, and refuses it if it arrives later.
-    pub async fn void(&self, key: IdempotencyKey) -> Result<Option<String>, reqwest::Error> {
+    pub async fn void(&self, key: IdempotencyKey) -> Result<Option<String>, GatewayError> {
         let voided: Voided = self.post("voids", None, &Void { key: key.to_string() }).await?;
         Ok(voided.receipt)
     }
 
     async fn post<A: DeserializeOwned>(
         &self,
-        path: &str,
+        path: &'static str,
         key: Option<IdempotencyKey>,
         body: &impl Serialize,
-    ) -> Result<A, reqwest::Error> {
-        let mut request = self.http.post(format!("{}/{path}", self.url)).json(body);
+    ) -> Result<A, GatewayError> {
+        let (client, url) = match &self.0 {
+            Way::Http { client, url } => (client, url),
+            #[cfg(feature = "harness")]
+            Way::Line(line) => {
+                let unreadable = |error: serde_json::Error| GatewayError::Line(error.to_string());
+                let body = serde_json::to_vec(body).map_err(unreadable)?;
+                let answer = line.post(path, key.map(|key| key.to_string()), body).await;
+                return serde_json::from_slice(&answer.map_err(GatewayError::Line)?).map_err(unreadable);
+            }
+        };
+        let mut request = client.post(format!("{url}/{path}")).json(body);
         if let Some(key) = key {
             request = request.header("idempotency-key", key.to_string());
         }
-        request.send().await?.error_for_status()?.json().await
+        Ok(request.send().await?.error_for_status()?.json().await?)
     }
 }

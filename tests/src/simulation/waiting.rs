@@ -1,0 +1,106 @@
+//! What waits at a participant, to see that nobody overtakes it, and the person who looks after what is stuck.
+
+use anyhow::Result;
+use saga_core::{
+    id::{ReactionId, SagaId},
+    observer::Outcome,
+    step::Direction,
+    store::{WorkRow, WorkState},
+};
+
+use super::{instance::Reacted, world::World};
+use crate::stage::PARTICIPANTS;
+
+/// A row of the work table.
+pub(super) struct Waits {
+    id: ReactionId,
+    saga: SagaId,
+    step: String,
+    direction: Direction,
+    seq: i64,
+    blocks: bool,
+}
+
+impl World<'_> {
+    /// Nobody ran although an earlier reaction of the same saga waits.
+    pub(super) fn overtaken(&mut self, participant: &'static str, reacted: &[Reacted]) {
+        let waiting = self.waiting.entry(participant).or_default();
+        for Reacted { saga, step, direction, event, outcome } in reacted {
+            let Some(event) = event else { continue };
+            let id = ReactionId::derive(*saga, step, *direction, event);
+            let own = waiting.iter().find(|row| row.id == id).map(|row| row.seq);
+            let ran = matches!(outcome, Outcome::Emitted | Outcome::Rejected | Outcome::Called);
+            let waits = matches!(outcome, Outcome::Deferred(_) | Outcome::Parked | Outcome::Stuck(_) | Outcome::Called);
+            let before = waiting
+                .iter()
+                .find(|row| row.saga == *saga && row.blocks && row.id != id && own.is_none_or(|own| row.seq < own));
+            if let Some(before) = before.filter(|_| ran && *direction == Direction::Forward) {
+                let text =
+                    format!("{participant}: {step} ran although {} {} waits before it", before.step, before.direction);
+                self.ether.violated("parked in order", Some(*saga), text);
+                return;
+            }
+            waiting.retain(|row| {
+                let closed =
+                    *direction == Direction::Compensation && !matches!(outcome, Outcome::Parked | Outcome::Deferred(_));
+                row.id != id
+                    && !(closed && row.saga == *saga && row.step == *step && row.direction == Direction::Forward)
+            });
+            if waits {
+                let (step, blocks) = (step.clone(), !matches!(outcome, Outcome::Stuck(_)));
+                waiting.push(Waits {
+                    id,
+                    saga: *saga,
+                    step,
+                    direction: *direction,
+                    seq: own.unwrap_or(i64::MAX),
+                    blocks,
+                });
+            }
+        }
+    }
+
+    pub(super) async fn look_at_work(&mut self, participant: &'static str) -> Result<()> {
+        let rows = self.stores[participant].work(100_000).await?;
+        self.due.insert(participant, rows.iter().filter_map(|row| row.due_at).min());
+        let waits = |row: WorkRow| {
+            let WorkRow { id, saga, step, direction, seq, blocks, .. } = row;
+            Waits { id, saga, step, direction, seq, blocks }
+        };
+        self.waiting.insert(participant, rows.into_iter().map(waits).collect());
+        Ok(())
+    }
+
+    /// Looks at what is stuck and tries it again. A compensation that waits for that has waited for a person.
+    pub(super) async fn person(&mut self) -> Result<()> {
+        for (name, store) in &self.stores {
+            for row in store.work(100_000).await? {
+                if row.direction == Direction::Compensation && row.state == WorkState::Parked {
+                    let text = format!("{name}: the compensation of {} waits for a person", row.step);
+                    self.ether.violated("nobody waits for a person", Some(row.saga), text);
+                }
+            }
+            let mut tx = store.begin().await?;
+            let again = match *name {
+                "order" => {
+                    "UPDATE order_work SET state = 'deferred', due_at = $1, reason = '' WHERE state = 'stuck' AND blocks"
+                }
+                "payment" => {
+                    "UPDATE payment_work SET state = 'deferred', due_at = $1, reason = '' WHERE state = 'stuck' AND blocks"
+                }
+                _ => {
+                    "UPDATE shipping_work SET state = 'deferred', due_at = $1, reason = '' WHERE state = 'stuck' AND blocks"
+                }
+            };
+            let rows = tx.conn().execute(again, (self.ether.clock.now(),)).await?;
+            tx.commit().await?;
+            if rows > 0 {
+                self.ether.log(format_args!("a person tries {rows} reactions of {name} again"));
+            }
+        }
+        for name in PARTICIPANTS {
+            self.look_at_work(name).await?;
+        }
+        Ok(())
+    }
+}
