@@ -105,5 +105,12 @@ fn print(observed: &Observed, verdict: &Verdict) {
         println!("VIOLATED {}: {} (saga {})", violation.invariant, violation.what, violation.saga);
         print!("{}", timeline(observed, &violation.saga));
     }
+    let mut counts = BTreeMap::new();
+    for violation in violations {
+        *counts.entry(violation.invariant).or_insert(0) += 1;
+    }
+    for (invariant, count) in counts {
+        println!("{count} x {invariant}");
+    }
     println!("{} violations", violations.len());
 }

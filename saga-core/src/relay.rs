@@ -263,6 +263,7 @@ impl Outlet {
         reach!(harness, BeforeDelete);
         let mut acknowledged = Vec::with_capacity(rows.len());
         let mut refused = Vec::new();
+        let mut failed = Vec::new();
         for (row, result) in rows.iter().zip(results) {
             match result {
                 Ok(()) => {
@@ -289,15 +290,12 @@ impl Outlet {
                     );
                     refused.push((row.id, error.reason));
                 }
-                Err(error) => {
-                    tracing::warn!(
-                        participant,
-                        topic = row.message.topic,
-                        reason = error.reason,
-                        "an event was not published"
-                    );
-                }
+                Err(error) => failed.push((&row.message.topic, error.reason)),
             }
+        }
+        // A broker that is away refuses all of them, for one reason: one line, not hundreds.
+        if let Some((topic, reason)) = failed.first() {
+            tracing::warn!(participant, topic, reason, events = failed.len(), "events were not published");
         }
         // First what was acknowledged: a row that cannot be marked must not have the others published again and again.
         store.outbox_delete(&acknowledged).await?;

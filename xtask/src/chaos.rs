@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// How many clean stops to measure after the faults
     #[arg(long, default_value_t = 54)]
     stops: usize,
+    /// Only the faults: no service is killed on its own to measure the time to quiet, and no stop is measured
+    #[arg(long, conflicts_with = "stops")]
+    brief: bool,
     /// Everything has to be quiet so many seconds after the last fault
     #[arg(long, default_value_t = 30)]
     quiet_within: u64,
@@ -53,32 +56,54 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         let mut build = crate::test::cargo(&[&["build", "--workspace", "--bins"], harness].concat());
         ensure!(Guarded::spawn(&mut build)?.wait().await?.success(), "the services do not build");
     }
-    let directory = match args.directory {
-        Some(directory) => directory,
-        None => {
-            let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/chaos");
-            target.join(format!("seed-{}-{}", args.seed, std::process::id()))
-        }
-    };
-    std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    let directory = directory.canonicalize()?;
-    println!("logs, journal.jsonl and accepted.jsonl: {}", directory.display());
     let options = Options {
         chaos: Duration::try_from_secs_f64(args.minutes * 60.0).context("not a number of minutes")?,
         seed: args.seed,
         rate: args.orders_per_second,
+        kills: !args.brief,
         points: args.points,
-        stops: args.stops,
+        stops: if args.brief { 0 } else { args.stops },
         quiet_within: Duration::from_secs(args.quiet_within),
+        directory: directory(args.directory, args.seed)?,
+    };
+    Ok(if held(&options).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Half a minute of it, with the binaries beside this one, for those who check everything. How soon it is quiet depends on how busy
+/// the machine is, so that only a hang counts here.
+pub(crate) async fn smoke() -> Result<bool> {
+    let (seed, directory) = (1, directory(None, 1)?);
+    let options = Options {
+        chaos: Duration::from_secs(30),
+        seed,
+        rate: 10.0,
+        kills: false,
+        points: 0,
+        stops: 0,
+        quiet_within: Duration::from_secs(200),
         directory,
     };
-    let report = play(&options).await?;
-    print(&options, &report);
-    let failures = failures(&options, &report);
+    held(&options).await
+}
+
+fn directory(asked: Option<PathBuf>, seed: u64) -> Result<PathBuf> {
+    let directory = asked.unwrap_or_else(|| {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/chaos");
+        target.join(format!("seed-{seed}-{}", std::process::id()))
+    });
+    std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    Ok(directory.canonicalize()?)
+}
+
+async fn held(options: &Options) -> Result<bool> {
+    println!("logs, journal.jsonl and accepted.jsonl: {}", options.directory.display());
+    let report = play(options).await?;
+    print(options, &report);
+    let failures = failures(options, &report);
     for failure in &failures {
         println!("FAILED: {failure}");
     }
-    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(failures.is_empty())
 }
 
 fn print(options: &Options, report: &Report) {

@@ -16,6 +16,7 @@ use saga_tests::support::{
 };
 use tokio::process::Command;
 
+use crate::chaos;
 use crate::jaeger;
 
 /// Check everything: formatting, lints, all tests against a real Kafka and a real PostgreSQL, traces in a real Jaeger
@@ -39,6 +40,8 @@ pub(crate) struct Args {
     arguments: Vec<String>,
 }
 
+/// The name of the short run of chaos.
+const CHAOS: &str = "chaos, half a minute";
 /// The name of the check with Jaeger.
 const TRACES: &str = "traces in Jaeger";
 
@@ -53,7 +56,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             None => Ok(Some(jaeger_binary(&|line| clock.say(line)).await)),
         }
     };
-    let (binary, built) = tokio::try_join!(binary, with_servers(&args, &mut report))?;
+    let (binary, Built { built, can_crash }) = tokio::try_join!(binary, with_servers(&args, &mut report))?;
+    match (&args.only, built, can_crash) {
+        (Some(_), ..) => report.not_run.push(format!("{CHAOS} (--only)")),
+        (None, false, _) => report.not_run.push(format!("{CHAOS}, as the services do not build")),
+        (None, true, false) => {
+            report.not_run.push(format!("{CHAOS}, as Kafka and PostgreSQL are no processes that were started here"));
+        }
+        (None, true, true) => report.break_everything().await,
+    }
     match binary {
         None => report.not_run.push(format!("{TRACES} (--only)")),
         Some(Err(missing)) => report.no_jaeger(missing),
@@ -64,8 +75,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(report.close())
 }
 
-/// Everything that Jaeger has no part in. Returns whether the services build.
-async fn with_servers(args: &Args, report: &mut Report) -> anyhow::Result<bool> {
+/// What the later checks need to know.
+struct Built {
+    /// Whether the services build.
+    built: bool,
+    /// Whether there is what it takes to kill Kafka and PostgreSQL.
+    can_crash: bool,
+}
+
+/// Everything that chaos and Jaeger have no part in.
+async fn with_servers(args: &Args, report: &mut Report) -> anyhow::Result<Built> {
     let clock = report.clock;
     let progress = |line: &str| clock.say(line);
     let up = |server: &dyn std::fmt::Display| clock.say(&server.to_string());
@@ -112,12 +131,13 @@ async fn with_servers(args: &Args, report: &mut Report) -> anyhow::Result<bool> 
     report.not_run.extend(skips.read());
     report.missing.extend([kafka.as_ref().err(), postgres.as_ref().err()].into_iter().flatten().cloned());
 
+    let can_crash = kafka.as_ref().is_ok_and(Kafka::can_crash) && postgres.as_ref().is_ok_and(Postgres::can_crash);
     // Both begin to stop before either is waited for.
     let (mut kafka, mut postgres) = (kafka.ok(), postgres.ok());
     kafka.iter_mut().for_each(Kafka::begin_to_stop);
     postgres.iter_mut().for_each(Postgres::begin_to_stop);
     drop((kafka, postgres));
-    Ok(built)
+    Ok(Built { built, can_crash })
 }
 
 /// A cargo command in this workspace, with the cargo that runs us.
@@ -194,6 +214,16 @@ impl Report {
         let passed = Guarded::spawn(&mut command)?.wait().await?.success();
         self.ran.push((name, passed, begin.elapsed()));
         Ok(passed)
+    }
+
+    async fn break_everything(&mut self) {
+        self.clock.say(CHAOS);
+        let begin = Instant::now();
+        let held = chaos::smoke().await;
+        if let Err(error) = &held {
+            eprintln!("error: {error:#}");
+        }
+        self.ran.push((CHAOS, held.is_ok_and(|held| held), begin.elapsed()));
     }
 
     async fn look_at_traces(&mut self, binary: &Path) {

@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Longer than the service takes to say that it does not know.
 const TIMEOUT: Duration = Duration::from_secs(12);
+/// The first pause before a request is repeated; each further one is twice as long, up to the longest.
 const AGAIN: Duration = Duration::from_millis(250);
+const LONGEST_AGAIN: Duration = Duration::from_secs(4);
 /// A customer who has no answer after that has found a defect.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -127,7 +129,7 @@ impl Customers {
 
     /// Repeats a request until somebody answers it, with a yes or a no.
     async fn insist(&self, request: impl Fn() -> reqwest::RequestBuilder) -> Option<(StatusCode, Value)> {
-        let begin = Instant::now();
+        let (begin, mut again) = (Instant::now(), AGAIN);
         while begin.elapsed() < PATIENCE {
             if let Ok(answer) = request().send().await
                 && !answer.status().is_server_error()
@@ -138,7 +140,8 @@ impl Customers {
                 }
             }
             self.count(|tally| tally.repeated += 1);
-            tokio::time::sleep(AGAIN + Duration::from_millis(self.random.random() % 250)).await;
+            tokio::time::sleep(again + Duration::from_millis(self.random.random() % 250)).await;
+            again = (again * 2).min(LONGEST_AGAIN);
         }
         self.complain(format!("no answer within {PATIENCE:?}"));
         None

@@ -95,6 +95,11 @@ impl Fault {
         }
     }
 
+    /// A server that is killed again before it is up has been away for longer, and nothing was learned.
+    fn recovery(&self) -> u64 {
+        if ["kafka", "postgres"].contains(&self.breaks()) { 15_000 } else { 2_000 }
+    }
+
     /// What it breaks: two faults never break one thing at a time.
     fn breaks(&self) -> &str {
         match self {
@@ -124,7 +129,8 @@ pub fn plan(seed: u64, duration: Duration) -> Vec<Planned> {
     while at < end {
         let (fault, lasts) = one(&draw);
         let lasts = lasts.min(end - at);
-        let overlaps = |other: &Planned| other.at + other.lasts + 2_000 > at && other.fault.breaks() == fault.breaks();
+        let overlaps =
+            |other: &Planned| other.fault.breaks() == fault.breaks() && other.at + other.lasts + fault.recovery() > at;
         if fault.breaks().is_empty() || !planned.iter().any(overlaps) {
             planned.push(Planned { at, lasts, fault });
             at += draw(300, 3_500);

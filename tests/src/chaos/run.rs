@@ -34,6 +34,8 @@ pub struct Options {
     pub seed: u64,
     /// Orders a second.
     pub rate: f64,
+    /// Whether to kill each service once on its own.
+    pub kills: bool,
     /// How often to let a process die at each labelled point.
     pub points: usize,
     /// How many stops to measure in peace.
@@ -82,9 +84,10 @@ pub async fn run(options: &Options) -> Result<Report> {
     supervisor.spawn(async move { watched.supervise(until).await });
 
     let quiet = with_load(&shop, &customers, options, chaos(&shop, options)).await?;
-    eprintln!("quiet after {quiet:?}; now each service is killed once");
+    eprintln!("quiet after {quiet:?}");
     let mut after_kill = BTreeMap::new();
-    for name in PARTICIPANTS {
+    for name in PARTICIPANTS.into_iter().filter(|_| options.kills) {
+        eprintln!("{name} is killed");
         let kill = async {
             sleep(WARM).await;
             let mut instance = shop.instance(name)?.lock().await;
@@ -97,7 +100,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     let mut points = BTreeMap::<String, usize>::new();
     let mut after_points = Some(Duration::ZERO);
     if options.points > 0 {
-        eprintln!("after a kill: {after_kill:?}; now each labelled point");
+        eprintln!("each labelled point");
         let all = async {
             let [order, payment, shipping] = PARTICIPANTS.map(|name| die_at_each(&shop, name, options.points));
             let (order, payment, shipping) = tokio::try_join!(order, payment, shipping)?;
@@ -108,8 +111,11 @@ pub async fn run(options: &Options) -> Result<Report> {
         };
         after_points = with_load(&shop, &customers, options, all).await?;
     }
-    eprintln!("after a kill: {after_kill:?}; now {} stops", options.stops);
-    let last = with_load(&shop, &customers, options, stops(&shop, options.stops)).await?;
+    let mut last = quiet;
+    if options.stops > 0 {
+        eprintln!("{} stops", options.stops);
+        last = with_load(&shop, &customers, options, stops(&shop, options.stops)).await?;
+    }
     watching.cancel();
     while let Some(ended) = supervisor.join_next().await {
         ended??;

@@ -183,6 +183,12 @@ impl Kafka {
         self.launch.as_ref().map_or(&self.address, |launch| &launch.direct)
     }
 
+    /// Whether it is a process of this machine that was started here, so that it can be killed and started again.
+    #[must_use]
+    pub fn can_crash(&self) -> bool {
+        self.launch.is_some()
+    }
+
     /// Kills the broker as `kill -9` does. Its data stays.
     ///
     /// # Errors

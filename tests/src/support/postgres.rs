@@ -156,6 +156,12 @@ impl Postgres {
         Ok(options.database(&database).to_url_lossy().to_string())
     }
 
+    /// Whether it is a process of this machine that was started here, so that it can be killed and started again.
+    #[must_use]
+    pub fn can_crash(&self) -> bool {
+        self.launch.is_some()
+    }
+
     /// Kills the server as `kill -9` does, or, more politely, lets it end at once without a checkpoint. Its data stays.
     ///
     /// # Errors
