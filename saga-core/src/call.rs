@@ -19,9 +19,10 @@ use crate::{
     observer::{Outcome, Phase, Reaction, ReactionSpan},
     participant::{Failure, Known, Ran, Wire},
     pipeline::Aborted,
-    reaction::{Current, Fold, KnownFailure, aborted, guarded},
+    reaction::{Current, Fold, aborted, guarded},
     step::{CallContext, Direction, Doubt, StepContext},
     store::{LedgerRow, Record, WorkRow, WorkState},
+    work::KnownFailure,
 };
 
 /// How long after a call's own timeout its lease still lasts: the answer has to be settled within it.

@@ -23,10 +23,11 @@ use crate::{
     id::{ReactionId, SagaId},
     node::Shared,
     observer::Measure,
-    reaction::{Absent, Fold, KnownFailure},
+    reaction::{Absent, Fold},
     retention::LEAST,
     store::{LedgerRow, OutboxRow, Tx, WorkRow},
     transport::Position,
+    work::KnownFailure,
 };
 
 /// Reactions that are woken at once when their step recovers; what exceeds them has its own time, at most half a minute away.

@@ -14,12 +14,9 @@ use saga_compensation as verdict;
 use saga_compensation::State;
 use tokio::time::Instant;
 use tracing::Instrument as _;
-use uuid::Uuid;
 
 use crate::{
-    breaker::{self, Admission},
     call::Call,
-    clock::millis,
     envelope::{self, Delivery, Envelope, MAX_HOPS, Message, clip},
     event::{Encoded, EventType},
     harness::{broken, fails},
@@ -29,37 +26,10 @@ use crate::{
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::{Contract, Failure, Ran, StepKind, Wire, chain},
     pipeline::{Aborted, Arrival, is_conflict},
-    signal::{Signal, Tells},
     step::{BoxError, Direction, StepContext},
-    store::{Changes, FailedAttempt, KEPT_FAILURES, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
+    store::{Changes, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
+    work::KnownFailure,
 };
-
-/// How often a row of a step that this binary lacks is looked at.
-const OTHER_VERSION: Duration = Duration::from_secs(60);
-/// How long a call waits that its own compensation will put in doubt as soon as that may.
-const COMPENSATION_FIRST: Duration = Duration::from_secs(1);
-/// Longest text of an error that a row keeps, in bytes.
-const MAX_ERROR: usize = 500;
-
-/// A failure, fit to be written down.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KnownFailure {
-    /// Trying again cannot help.
-    pub(crate) for_good: bool,
-    pub(crate) error: String,
-}
-
-impl From<Failure> for KnownFailure {
-    fn from(failure: Failure) -> Self {
-        let (for_good, error) = match failure {
-            Failure::Retry(error) => (false, chain(error.as_ref())),
-            Failure::GiveUp(why) | Failure::Undecodable(why) => (true, why),
-        };
-        // Foreign text: bounded, and on one line (PostgreSQL's text could not hold a NUL either).
-        let error = clip(&error, MAX_ERROR).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { for_good, error }
-    }
-}
 
 /// A transaction that is ready to be written.
 pub(crate) struct Folded {
@@ -78,7 +48,7 @@ pub(crate) struct Fold<'f> {
     pub(crate) shared: &'f Shared,
     pub(crate) known: &'f HashMap<ReactionId, KnownFailure>,
     pub(crate) now: i64,
-    absent: Absent,
+    pub(crate) absent: Absent,
     sagas: BTreeMap<SagaId, SagaRows>,
     pub(crate) done: Folded,
 }
@@ -188,177 +158,13 @@ impl<'f> Fold<'f> {
         self.sagas.entry(saga).or_default()
     }
 
-    fn measure(&self, measure: &Measure<'_>) {
+    pub(crate) fn measure(&self, measure: &Measure<'_>) {
         self.shared.observer.measure(self.shared.participant.name(), measure);
-    }
-
-    // ---- what arrives ------------------------------------------------------------------------------------------------
-
-    /// No event, but somebody should know: its bytes wait for a person, and block nobody.
-    fn malformed(&mut self, delivery: &Delivery, reason: String) {
-        let id = ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
-        if self.absent.discarded.contains(&id) || self.absent.waiting.contains(&id) {
-            return; // Delivered again: it waits, or a person has looked at it before.
-        }
-        self.tell_malformed(id, delivery, &reason);
-        self.done.changes.work.retain(|row| row.id != id);
-        self.done.changes.work.push(WorkRow {
-            id,
-            saga: SagaId(Uuid::nil()),
-            step: String::new(),
-            direction: Direction::Forward,
-            state: WorkState::Stuck,
-            seq: 0,
-            delivery: delivery.clone(),
-            due_at: None,
-            attempts: 0,
-            lease_owner: None,
-            failures: Vec::new(),
-            since: self.now,
-            reason: clip(&reason, MAX_ERROR).to_owned(),
-            blocks: false,
-            counted: 0,
-            counted_from: self.now,
-        });
-    }
-
-    /// Says that a message is stuck: in the log, and by a signal.
-    fn tell_malformed(&mut self, id: ReactionId, delivery: &Delivery, reason: &str) {
-        tracing::error!(
-            participant = self.shared.participant.name(),
-            topic = %delivery.topic,
-            partition = delivery.partition,
-            offset = delivery.offset,
-            reason,
-            "a message is stuck: it is no event that could be reacted to"
-        );
-        let signal = Signal {
-            participant: self.shared.participant.name(),
-            step: "",
-            direction: Direction::Forward,
-            saga: SagaId(Uuid::nil()),
-            reaction: id,
-            event: None,
-            attempts: 0,
-            topic: &delivery.topic,
-            partition: delivery.partition,
-            offset: delivery.offset,
-            reason: clip(reason, MAX_ERROR),
-        };
-        self.signal(Tells::Stuck, &signal, envelope::TraceContext::default());
-    }
-
-    /// A stuck message that a person redrives: this binary may know better what to make of its bytes than the one that kept them.
-    async fn again(&mut self, id: ReactionId, message: Arrival<'_>) -> Result<(), Aborted> {
-        let now = self.now;
-        let nobody = SagaId(Uuid::nil());
-        let Some(row) = self.rows(nobody).work(id).filter(|row| row.due_at.is_some_and(|due| due <= now)).cloned()
-        else {
-            return Ok(()); // Another instance was faster, or it was discarded.
-        };
-        if let Arrival::Malformed(delivery, reason) = message {
-            self.tell_malformed(id, delivery, &reason);
-            let reason = clip(&reason, MAX_ERROR).to_owned();
-            self.rows(nobody).put_work(WorkRow { state: WorkState::Stuck, due_at: None, reason, ..row });
-            return Ok(());
-        }
-        self.rows(nobody).remove_work(id);
-        self.settle(message).await
-    }
-
-    /// A row whose time has come: another attempt, the end of a lease, or a compensation that waited for that end.
-    async fn due(&mut self, id: ReactionId, saga: SagaId) -> Result<(), Aborted> {
-        let now = self.now;
-        let Some(row) = self.rows(saga).work(id).filter(|row| row.due_at.is_some_and(|due| due <= now)).cloned() else {
-            return Ok(()); // Another instance, or an earlier item of this batch, was faster.
-        };
-        self.resume(row).await
-    }
-
-    /// Rows that wait behind nothing any more.
-    async fn release(&mut self, saga: SagaId) -> Result<(), Aborted> {
-        for id in self.rows(saga).parked() {
-            let rows = self.rows(saga);
-            let Some(row) = rows.work(id).filter(|row| row.state == WorkState::Parked).cloned() else { continue };
-            if !rows.blocked(row.direction, Some(row.seq)) {
-                self.resume(row).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn resume(&mut self, mut row: WorkRow) -> Result<(), Aborted> {
-        if row.state == WorkState::Parked {
-            // It waited for others: its own time begins now.
-            row.counted_from = row.counted_from.max(self.now);
-        }
-        let Some(step) = self.shared.contracts.iter().position(|contract| contract.name == row.step) else {
-            // A step of another version of this participant: its rows wait for that, and are not looked at all the time.
-            let due_at = Some(self.now.saturating_add(millis(OTHER_VERSION)));
-            self.rows(row.saga).put_work(WorkRow { due_at, ..row });
-            return Ok(());
-        };
-        let contract = self.contract(step).clone();
-        let state = self.rows(row.saga).ledger(&row.step).map(|ledger| ledger.state);
-        let calls = match row.direction {
-            Direction::Forward => state == Some(State::Calling),
-            Direction::Compensation => state == Some(State::Compensating),
-        };
-        if calls && contract.kind == StepKind::External && row.state != WorkState::Parked {
-            let saga = row.saga;
-            let compensation_waits = row.direction == Direction::Forward
-                && self.rows(saga).waiting().any(|other| {
-                    other.step == row.step
-                        && other.direction == Direction::Compensation
-                        && other.state != WorkState::Stuck
-                });
-            if compensation_waits {
-                // Nobody calls any more: the compensation that waited for the answer goes in doubt, see `release`.
-                row.state = WorkState::Deferred;
-                row.due_at = Some(self.now.saturating_add(millis(COMPENSATION_FIRST)));
-                self.rows(saga).put_work(row);
-                return Ok(());
-            }
-            if let Admission::Hold(until) = self.shared.breakers.ask(step, row.direction, row.id, self.now) {
-                row.state = WorkState::Deferred;
-                row.lease_owner = None;
-                let row = row.held(self.spread(until));
-                self.rows(saga).put_work(row);
-                return Ok(());
-            }
-            // Counted before the call is made, and under the saga's lock: of two instances only one gets here.
-            row.attempts += 1;
-            if row.direction == Direction::Forward
-                && let Some(ledger) = self.rows(row.saga).ledger(&row.step).cloned()
-            {
-                let attempts = row.attempts;
-                self.rows(row.saga).put_ledger(LedgerRow { attempts, ..ledger });
-            }
-            self.call(step, row);
-            return Ok(());
-        }
-        let delivery = row.delivery.clone();
-        match Envelope::decode(&delivery) {
-            Ok(event) => {
-                let (id, direction) = (row.id, row.direction);
-                let current =
-                    Current { id, step, contract, direction, delivery: &delivery, event: &event, row: Some(row) };
-                self.react(current).await
-            }
-            Err(malformed) => {
-                row.state = WorkState::Stuck;
-                row.due_at = None;
-                row.reason = malformed.to_string();
-                let saga = row.saga;
-                self.rows(saga).put_work(row);
-                Ok(())
-            }
-        }
     }
 
     // ---- one reaction ------------------------------------------------------------------------------------------------
 
-    async fn react(&mut self, current: Current<'_>) -> Result<(), Aborted> {
+    pub(crate) async fn react(&mut self, current: Current<'_>) -> Result<(), Aborted> {
         let began = Instant::now();
         let mut span = self.span(&current);
         let outcome = match current.direction {
@@ -618,192 +424,11 @@ impl<'f> Fold<'f> {
         Ok(&self.done.changes.outbox.push_mut(row).message)
     }
 
-    fn absorb(&mut self, current: &Current<'_>, outcome: Outcome) -> Outcome {
+    pub(crate) fn absorb(&mut self, current: &Current<'_>, outcome: Outcome) -> Outcome {
         if current.row.is_some() {
             self.rows(current.event.saga).remove_work(current.id);
         }
         outcome
-    }
-
-    fn park(&mut self, current: &Current<'_>, until: Option<i64>) -> Outcome {
-        let mut row = self.work_row(current, WorkState::Parked);
-        row.due_at = until;
-        self.rows(current.event.saga).put_work(row);
-        Outcome::Parked
-    }
-
-    /// It may have been settled before its saga was forgotten, so that it must not be taken for new.
-    fn too_old(&mut self, current: &Current<'_>) -> Outcome {
-        if self.absent.discarded.contains(&current.id) {
-            return self.absorb(current, Outcome::Duplicate);
-        }
-        let reason = "its saga is older than this participant's memory: it may have been settled before".to_owned();
-        self.stick(current, reason, false)
-    }
-
-    pub(crate) fn stick(&mut self, current: &Current<'_>, reason: String, blocks: bool) -> Outcome {
-        let mut row = self.work_row(current, WorkState::Stuck);
-        row.blocks = blocks;
-        row.due_at = None;
-        row.reason = reason.clone();
-        tracing::error!(
-            participant = self.shared.participant.name(),
-            step = current.contract.name,
-            direction = %current.direction,
-            saga = %current.event.saga,
-            event = %current.event.id,
-            topic = %current.delivery.topic,
-            partition = current.delivery.partition,
-            offset = current.delivery.offset,
-            attempt = row.attempts,
-            reason,
-            "a reaction is stuck: it needs a person"
-        );
-        self.tell(Tells::Stuck, current, row.attempts, &reason);
-        self.rows(current.event.saga).put_work(row);
-        Outcome::Stuck(reason)
-    }
-
-    /// Writes a signal about a reaction, where the node publishes signals.
-    fn tell(&mut self, tells: Tells, current: &Current<'_>, attempts: u32, reason: &str) {
-        let signal = Signal {
-            participant: self.shared.participant.name(),
-            step: current.contract.name,
-            direction: current.direction,
-            saga: current.event.saga,
-            reaction: current.id,
-            event: Some(&current.event.id),
-            attempts,
-            topic: &current.delivery.topic,
-            partition: current.delivery.partition,
-            offset: current.delivery.offset,
-            reason,
-        };
-        self.signal(tells, &signal, current.event.trace.clone());
-    }
-
-    fn signal(&mut self, tells: Tells, signal: &Signal<'_>, trace: envelope::TraceContext) {
-        let Some(topic) = &self.shared.signals else { return };
-        let id = self.shared.clock.time_ordered_uuid();
-        self.done.changes.outbox.extend(signal.row(tells, topic, id, self.now, trace));
-    }
-
-    /// Waits for its step to recover, and is no attempt.
-    fn held(&mut self, current: &Current<'_>) -> Option<Outcome> {
-        let asked = self.shared.breakers.ask(current.step, current.direction, current.id, self.now);
-        let Admission::Hold(until) = asked else { return None };
-        let row = self.work_row(current, WorkState::Deferred).held(self.spread(until));
-        self.rows(current.event.saga).put_work(row);
-        Some(Outcome::Deferred("everything fails at this step: one reaction probes, the others wait".to_owned()))
-    }
-
-    /// A little later, so that those who wait for one moment do not all come at it.
-    fn spread(&self, until: i64) -> i64 {
-        until.saturating_add(i64::try_from(self.shared.clock.random() % 1_000).unwrap_or(0))
-    }
-
-    /// The step did what it was asked to.
-    pub(crate) fn succeeded(&mut self, current: &Current<'_>) {
-        let Current { step, direction, .. } = *current;
-        if self.shared.breakers.succeeded(step, direction) {
-            self.done.recovered.push((step, direction));
-            let (participant, name) = (self.shared.participant.name(), current.contract.name);
-            tracing::info!(participant, step = name, %direction, "the step works again: its breaker is closed");
-            self.measure(&Measure::Breaker { step: name, direction, open: false });
-        }
-    }
-
-    /// A failed reaction waits for its next attempt, or for a person when its policy is used up.
-    pub(crate) fn failed(&mut self, current: &Current<'_>, failure: KnownFailure) -> Outcome {
-        let step = &self.shared.participant.steps()[current.step];
-        let mut row = self.work_row(current, WorkState::Deferred);
-        // A call's attempt was counted when it was begun.
-        if current.row.as_ref().is_none_or(|row| row.state != WorkState::Calling) {
-            row.attempts += 1;
-        }
-        row.lease_owner = None;
-        // What was done must be taken back: a compensation's policy never ends.
-        let policy = match current.direction {
-            Direction::Forward => step.retry(),
-            Direction::Compensation => step.retry().unbounded(),
-        };
-        self.impatient(current, &row, policy.declared_patience(), &failure);
-        row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
-        // The first one stays: it tells since when.
-        let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
-        row.failures.drain(1..1 + surplus);
-        if failure.for_good {
-            return self.stick(&current.with(Some(row)), failure.error, true);
-        }
-        let next = match self.blame(current) {
-            breaker::Verdict::Opens(at) | breaker::Verdict::Excused(at) => {
-                let due = self.spread(at);
-                row = row.held(due);
-                Some(due)
-            }
-            breaker::Verdict::Counts => {
-                row.counted += 1;
-                let wait = policy.next(row.counted, self.now - row.counted_from, self.shared.clock.random());
-                wait.map(|wait| self.now.saturating_add(millis(wait)))
-            }
-        };
-        let Some(due) = next else {
-            let reason = format!("{} attempts failed, the last with: {}", row.attempts, failure.error);
-            return self.stick(&current.with(Some(row)), reason, true);
-        };
-        row.due_at = Some(due);
-        tracing::warn!(
-            participant = self.shared.participant.name(),
-            step = current.contract.name,
-            direction = %current.direction,
-            saga = %current.event.saga,
-            event = %current.event.id,
-            attempt = row.attempts,
-            error = failure.error,
-            "a reaction failed and will be tried again in {} ms",
-            due - self.now
-        );
-        self.rows(current.event.saga).put_work(row);
-        Outcome::Deferred(failure.error)
-    }
-
-    /// Is it the reaction that failed, or does everything fail at its step?
-    fn blame(&mut self, current: &Current<'_>) -> breaker::Verdict {
-        let Current { step, direction, .. } = *current;
-        let verdict = self.shared.breakers.failed(step, direction, current.event.saga, self.now);
-        if matches!(verdict, breaker::Verdict::Opens(_)) {
-            let (participant, name) = (self.shared.participant.name(), current.contract.name);
-            tracing::error!(
-                participant,
-                step = name,
-                %direction,
-                "everything fails at this step: its breaker is open, one reaction probes, and no failure counts"
-            );
-            self.measure(&Measure::Breaker { step: name, direction, open: true });
-        }
-        verdict
-    }
-
-    /// The first failure after the step's patience raises the alarm: told from the times of the failures before, so that no row has
-    /// to remember it. What a row waited before its first failure is nobody's failing.
-    fn impatient(&mut self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
-        let (Some(first), Some(last)) = (row.failures.first(), row.failures.last()) else { return };
-        let (alarm, before) = (first.at.saturating_add(millis(patience)), last.at);
-        if before < alarm && alarm <= self.now {
-            tracing::error!(
-                participant = self.shared.participant.name(),
-                step = current.contract.name,
-                direction = %current.direction,
-                saga = %current.event.saga,
-                event = %current.event.id,
-                attempt = row.attempts,
-                error = failure.error,
-                "a reaction has failed for longer than its patience of {patience:?}, and goes on being tried"
-            );
-            let Current { direction, .. } = *current;
-            self.measure(&Measure::PatienceExceeded { step: current.contract.name, direction });
-            self.tell(Tells::Impatient, current, row.attempts, &failure.error);
-        }
     }
 
     // ---- rows and spans ------------------------------------------------------------------------------------------------
@@ -832,30 +457,6 @@ impl<'f> Fold<'f> {
             record_subject: None,
             compensation: None,
             notes: before.map(|row| row.notes.clone()).unwrap_or_default(),
-        }
-    }
-
-    pub(crate) fn work_row(&self, current: &Current<'_>, state: WorkState) -> WorkRow {
-        match &current.row {
-            Some(row) => WorkRow { state, ..row.clone() },
-            None => WorkRow {
-                id: current.id,
-                saga: current.event.saga,
-                step: current.contract.name.to_owned(),
-                direction: current.direction,
-                state,
-                seq: 0,
-                delivery: current.delivery.clone(),
-                due_at: None,
-                attempts: 0,
-                lease_owner: None,
-                failures: Vec::new(),
-                since: self.now,
-                reason: String::new(),
-                blocks: true,
-                counted: 0,
-                counted_from: self.now,
-            },
         }
     }
 
