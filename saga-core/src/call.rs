@@ -57,6 +57,8 @@ pub(crate) struct Answer {
     pub(crate) step: usize,
     pub(crate) direction: Direction,
     pub(crate) attempt: u32,
+    /// The lease that it was made under: attempts that are given back have their numbers again, leases are never the same.
+    pub(crate) lease_until: i64,
     pub(crate) came: Came,
     /// What the call was made for, in case its row is gone.
     pub(crate) delivery: Delivery,
@@ -132,8 +134,9 @@ impl Fold<'_> {
     /// Only the attempt that holds the lease can fail the row: not one that a newer attempt has replaced, and not one whose
     /// failure was written down before.
     fn bytes<'a>(&mut self, current: &Current<'_>, answer: &'a Answer) -> Result<&'a [u8], Outcome> {
-        let holds_lease =
-            current.row.as_ref().is_some_and(|row| row.state == WorkState::Calling && row.attempts == answer.attempt);
+        let holds_lease = current.row.as_ref().is_some_and(|row| {
+            row.state == WorkState::Calling && row.attempts == answer.attempt && row.due_at == Some(answer.lease_until)
+        });
         match (&answer.came, self.known.get(&current.id)) {
             (Came::Answered(bytes), None) => Ok(bytes),
             (Came::NotMade, None) if holds_lease => Err(self.give_back(current)),
@@ -191,12 +194,15 @@ impl Fold<'_> {
         opened.reply = Some(reply.to_vec());
         opened.attempts = attempts;
         let earlier_unknown = attempts > 1 && !broken!(self.shared.harness, RefusalBelieved);
-        match verdict::answer(Some(opened.state), said, earlier_unknown) {
+        let state = if broken!(self.shared.harness, SecondAnswerOverwrites) { State::Calling } else { opened.state };
+        match verdict::answer(Some(state), said, earlier_unknown) {
             verdict::Answer::Done | verdict::Answer::Rejected => self.ran(current, opened, ran, span),
             verdict::Answer::Late => Ok(Outcome::Late),
             verdict::Answer::CloseThenReject => {
                 let (Ran::Emits(no) | Ran::Rejects(no) | Ran::RejectsAfterEffect(no)) = ran;
                 let record_topic = no.as_ref().map(|no| no.event.topic.to_owned());
+                let record_subject = no.as_ref().and_then(|no| no.subject.clone());
+                let ending = no.as_ref().and_then(|no| no.event.ending);
                 let record = no.map(|no| Record { event_type: no.event.name.to_owned(), body: no.body });
                 let name = current.contract.name;
                 let closing = ReactionId::derive(saga, name, Direction::Compensation, &current.event.id);
@@ -215,7 +221,16 @@ impl Fold<'_> {
                 };
                 self.rows(saga).remove_work(current.id);
                 let (state, changed_at) = (State::Compensating, self.now);
-                let row = LedgerRow { state, rejecting: true, record, record_topic, changed_at, ..opened };
+                let row = LedgerRow {
+                    state,
+                    rejecting: true,
+                    record,
+                    record_topic,
+                    record_subject,
+                    ending,
+                    changed_at,
+                    ..opened
+                };
                 self.rows(saga).put_ledger(row);
                 self.call(current.step, work);
                 Ok(Outcome::Called)
@@ -241,7 +256,9 @@ impl Fold<'_> {
             let no = match ledger.record.clone() {
                 None => None,
                 Some(record) => match current.contract.rejects.iter().find(|event| event.name == record.event_type) {
-                    Some(event) => Some(Encoded { event: *event, subject: None, body: record.body }),
+                    Some(event) => {
+                        Some(Encoded { event: *event, subject: ledger.record_subject.clone(), body: record.body })
+                    }
                     // Of another version: dropping it would leave the saga without its rejection.
                     None => {
                         let why = format!("the rejection {} is not declared any more", record.event_type);
@@ -358,7 +375,7 @@ impl Call {
     }
 
     fn came(self, came: Came) -> Answer {
-        let Self { id, saga, step, direction, attempt, delivery, .. } = self;
-        Answer { id, saga, step, direction, attempt, came, delivery }
+        let Self { id, saga, step, direction, attempt, lease_until, delivery, .. } = self;
+        Answer { id, saga, step, direction, attempt, lease_until, came, delivery }
     }
 }

@@ -81,6 +81,9 @@ pub enum DiscardError {
     /// A reason is required, and bounded.
     #[error("a reason of 1 to {MAX_REASON} bytes is required, this one has {0}")]
     Reason(usize),
+    /// The step's no would be said now, and cannot be built from its row.
+    #[error("the rejection that waits for this compensation cannot be said: {0}")]
+    Rejection(&'static str),
     /// The toolkit or its database failed.
     #[error(transparent)]
     Toolkit(#[from] Error),
@@ -169,14 +172,14 @@ fn plan(what: &Discard<'_>, now: i64, row: WorkRow, saga: Saga<'_>) -> Result<(C
     let mut written = before;
     if let Some(mut ledger) = ledger.or_else(|| vacant(&row).filter(|_| remembered)) {
         // The person has closed the key by hand: now the step may say its no.
-        let says_no = compensates && ledger.state == State::Compensating && ledger.rejecting;
+        let says_no = compensates && ledger.state == State::Compensating && ledger.rejecting && ledger.record.is_some();
         if before != Some(after) {
             ledger.changed_at = now;
         }
         ledger.state = after;
         ledger.notes.push(note);
         if says_no {
-            emits = outcome(participant, &ledger, &rows).ok();
+            emits = Some(outcome(participant, &ledger, &rows).map_err(DiscardError::Rejection)?);
         }
         written = Some(after);
         match before {

@@ -72,7 +72,7 @@ impl SagaRows {
 
     /// The step that emitted the saga's ending here, if one did.
     pub(crate) fn ended_by(&self) -> Option<&str> {
-        self.ledger.values().find(|slot| slot.row.ending.is_some()).map(|slot| slot.row.step.as_str())
+        self.ledger.values().find(|slot| slot.row.ended().is_some()).map(|slot| slot.row.step.as_str())
     }
 
     pub(crate) fn put_ledger(&mut self, row: LedgerRow) {

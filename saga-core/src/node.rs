@@ -229,7 +229,10 @@ impl Node {
     /// publishes none.
     #[must_use]
     pub fn signalling(mut self, topic: &str) -> Self {
-        self.shared.signals = Some(topic.into());
+        let topic: Arc<str> = topic.into();
+        self.shared.relay.signal_on(&topic);
+        self.publisher.signal_on(&topic);
+        self.shared.signals = Some(topic);
         self
     }
 
@@ -253,7 +256,10 @@ impl Node {
     /// flushed, offsets stored, the group left. Errors are those that waiting cannot mend.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let mut shutdown = pin!(shutdown);
-        while let Err(error) = check(&self.shared).await {
+        while let Err(error) = tokio::select! {
+            checked = check(&self.shared) => checked,
+            () = &mut shutdown => return Ok(()),
+        } {
             let Error::Database { .. } = error else { return Err(error) };
             // Away, or too busy with what else uses its connections: waited for, as later on.
             self.health.set(Some(chain(&error)));
@@ -269,7 +275,11 @@ impl Node {
         }
         let Self { shared, mut source, publisher, health, retention, .. } = self;
         if retention.forgets() {
-            retention.check(shared.participant.name(), source.retention().await?)?;
+            let topics = tokio::select! {
+                topics = source.retention() => topics?,
+                () = &mut shutdown => return Ok(()),
+            };
+            retention.check(shared.participant.name(), topics)?;
         }
         let stop = CancellationToken::new();
         let told = CancellationToken::new();

@@ -190,9 +190,13 @@ async fn attempt(
     let forgotten = shared.harness.horizon(forgotten);
     // Nothing. Of what has no ledger row that could tell, and is rare: messages that are no event, and what comes of forgotten sagas.
     let unknown: Vec<ReactionId> = arrivals.iter().flat_map(|arrival| arrival.unknown(shared, &forgotten)).collect();
-    let discarded = if unknown.is_empty() { Vec::new() } else { tx.discarded(&unknown).await? };
+    let (discarded, waiting) = match unknown.as_slice() {
+        [] => (Vec::new(), Vec::new()),
+        unknown => (tx.discarded(unknown).await?, tx.work_rows(unknown).await?),
+    };
+    let waiting = waiting.into_iter().filter(|row| row.saga.0.is_nil()).map(|row| row.id).collect();
 
-    let mut fold = Fold::new(shared, tx, ledger, work, known, Absent { forgotten, discarded });
+    let mut fold = Fold::new(shared, tx, ledger, work, known, Absent { forgotten, discarded, waiting });
     for arrival in arrivals {
         // Nothing: the steps' own writes are in the same transaction.
         fold.settle(arrival).await?;
@@ -239,7 +243,8 @@ async fn forgotten(
     ledger: &[LedgerRow],
     work: &[WorkRow],
 ) -> Result<BTreeSet<SagaId>, Error> {
-    let young = now.saturating_sub(millis(LEAST));
+    // Half of it is room for clocks that do not agree.
+    let young = now.saturating_sub(millis(LEAST / 2));
     let mut unknown: BTreeSet<SagaId> =
         sagas.iter().filter(|saga| saga.started_at().is_some_and(|at| at < young)).copied().collect();
     for known in ledger.iter().map(|row| row.saga).chain(work.iter().filter(|row| row.blocks).map(|row| row.saga)) {
@@ -283,6 +288,10 @@ impl<'i> Arrival<'i> {
         match crate::envelope::event_type(delivery) {
             Some(event_type) if !shared.hears(&event_type) => Arrival::Passed(event_type),
             _ => match Envelope::decode(delivery) {
+                // No saga has it, and rows under it are those of messages that name none.
+                Ok(envelope) if envelope.saga.0.is_nil() => {
+                    Arrival::Malformed(delivery, "its sagaid is the nil UUID, which no saga has".to_owned())
+                }
                 Ok(envelope) => Arrival::Event(delivery, Box::new(envelope)),
                 Err(malformed) => Arrival::Malformed(delivery, malformed.to_string()),
             },

@@ -90,6 +90,8 @@ pub(crate) struct Absent {
     pub(crate) forgotten: BTreeSet<SagaId>,
     /// Reactions to messages that are no event, or to events of forgotten sagas, that a person has discarded before.
     pub(crate) discarded: Vec<ReactionId>,
+    /// Messages that are no event and wait for a person already.
+    pub(crate) waiting: Vec<ReactionId>,
 }
 
 /// A reaction on its way through the fold.
@@ -170,7 +172,7 @@ impl<'f> Fold<'f> {
         let sagas = &self.sagas;
         self.done.calls.retain(|call| {
             let row = sagas.get(&call.saga).and_then(|rows| rows.work(call.id));
-            row.is_some_and(|row| row.state == WorkState::Calling && row.attempts == call.attempt)
+            row.is_some_and(|row| row.state == WorkState::Calling && row.due_at == Some(call.lease_until))
         });
         for rows in std::mem::take(&mut self.sagas).into_values() {
             rows.collect(&mut self.done.changes);
@@ -195,8 +197,8 @@ impl<'f> Fold<'f> {
     /// No event, but somebody should know: its bytes wait for a person, and block nobody.
     fn malformed(&mut self, delivery: &Delivery, reason: String) {
         let id = ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
-        if self.absent.discarded.contains(&id) {
-            return; // Delivered again; a person has looked at it before.
+        if self.absent.discarded.contains(&id) || self.absent.waiting.contains(&id) {
+            return; // Delivered again: it waits, or a person has looked at it before.
         }
         self.tell_malformed(id, delivery, &reason);
         self.done.changes.work.retain(|row| row.id != id);
@@ -285,7 +287,11 @@ impl<'f> Fold<'f> {
         Ok(())
     }
 
-    async fn resume(&mut self, row: WorkRow) -> Result<(), Aborted> {
+    async fn resume(&mut self, mut row: WorkRow) -> Result<(), Aborted> {
+        if row.state == WorkState::Parked {
+            // It waited for others: its own time begins now.
+            row.counted_from = row.counted_from.max(self.now);
+        }
         let Some(step) = self.shared.contracts.iter().position(|contract| contract.name == row.step) else {
             // A step of another version of this participant: its rows wait for that, and are not looked at all the time.
             let due_at = Some(self.now.saturating_add(millis(OTHER_VERSION)));
@@ -304,9 +310,8 @@ impl<'f> Fold<'f> {
                 && self.rows(saga).waiting().any(|other| {
                     other.step == row.step
                         && other.direction == Direction::Compensation
-                        && other.state == WorkState::Parked
+                        && other.state != WorkState::Stuck
                 });
-            let mut row = row;
             if compensation_waits {
                 // Nobody calls any more: the compensation that waited for the answer goes in doubt, see `release`.
                 row.state = WorkState::Deferred;
@@ -317,7 +322,7 @@ impl<'f> Fold<'f> {
             if let Admission::Hold(until) = self.shared.breakers.ask(step, row.direction, row.id, self.now) {
                 row.state = WorkState::Deferred;
                 row.lease_owner = None;
-                row.due_at = Some(self.spread(until));
+                let row = row.held(self.spread(until));
                 self.rows(saga).put_work(row);
                 return Ok(());
             }
@@ -341,7 +346,6 @@ impl<'f> Fold<'f> {
                 self.react(current).await
             }
             Err(malformed) => {
-                let mut row = row;
                 row.state = WorkState::Stuck;
                 row.due_at = None;
                 row.reason = malformed.to_string();
@@ -462,7 +466,10 @@ impl<'f> Fold<'f> {
         if let Some(failure) = self.known.get(&current.id) {
             return Ok(self.failed(current, failure.clone()));
         }
-        if let Some(outcome) = self.held(current) {
+        // Where nothing was done there is nobody to call: a breaker of calls neither stops that nor learns from it.
+        let calls_nobody =
+            current.contract.kind == StepKind::External && matches!(verdict, verdict::Compensation::NothingDone);
+        if !calls_nobody && let Some(outcome) = self.held(current) {
             return Ok(outcome);
         }
         let step = &self.shared.participant.steps()[current.step];
@@ -503,7 +510,9 @@ impl<'f> Fold<'f> {
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
                 let emits = guarded(fails, step.timeout(), span.span(), step.nothing_done(why, &mut cx)).await;
                 let emits = emits.map_err(|failure| aborted(current.id, failure))?;
-                self.succeeded(current);
+                if !calls_nobody {
+                    self.succeeded(current);
+                }
                 let row = row.unwrap_or_else(|| self.open(current));
                 self.rows(saga).remove_forwards_of(name);
                 self.close(current, row, State::Void, envelope::Kind::NothingDone, emits, span)?;
@@ -683,8 +692,7 @@ impl<'f> Fold<'f> {
     fn held(&mut self, current: &Current<'_>) -> Option<Outcome> {
         let asked = self.shared.breakers.ask(current.step, current.direction, current.id, self.now);
         let Admission::Hold(until) = asked else { return None };
-        let mut row = self.work_row(current, WorkState::Deferred);
-        row.due_at = Some(self.spread(until));
+        let row = self.work_row(current, WorkState::Deferred).held(self.spread(until));
         self.rows(current.event.saga).put_work(row);
         Some(Outcome::Deferred("everything fails at this step: one reaction probes, the others wait".to_owned()))
     }
@@ -721,15 +729,17 @@ impl<'f> Fold<'f> {
         };
         self.impatient(current, &row, policy.declared_patience(), &failure);
         row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
+        // The first one stays: it tells since when.
         let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
-        row.failures.drain(..surplus);
+        row.failures.drain(1..1 + surplus);
         if failure.for_good {
             return self.stick(&current.with(Some(row)), failure.error, true);
         }
         let next = match self.blame(current) {
             breaker::Verdict::Opens(at) | breaker::Verdict::Excused(at) => {
-                row.counted_from = self.now;
-                Some(self.spread(at))
+                let due = self.spread(at);
+                row = row.held(due);
+                Some(due)
             }
             breaker::Verdict::Counts => {
                 row.counted += 1;
@@ -774,11 +784,11 @@ impl<'f> Fold<'f> {
         verdict
     }
 
-    /// The first failure after the step's patience raises the alarm: told from the one before by their times, so that no row has to
-    /// remember it.
+    /// The first failure after the step's patience raises the alarm: told from the times of the failures before, so that no row has
+    /// to remember it. What a row waited before its first failure is nobody's failing.
     fn impatient(&mut self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
-        let alarm = row.since.saturating_add(millis(patience));
-        let before = row.failures.last().map_or(row.since, |last| last.at);
+        let (Some(first), Some(last)) = (row.failures.first(), row.failures.last()) else { return };
+        let (alarm, before) = (first.at.saturating_add(millis(patience)), last.at);
         if before < alarm && alarm <= self.now {
             tracing::error!(
                 participant = self.shared.participant.name(),

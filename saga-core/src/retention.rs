@@ -1,11 +1,15 @@
 //! How long a participant remembers: old sagas are forgotten whole, behind a horizon that says so, and sagas that started here and
 //! never ended are counted as overdue.
 //!
-//! The invariant: a saga is forgotten by its age alone (the time inside its id), never while something of it waits, and what comes of
+//! The invariant: a saga is forgotten by its age (the time inside its id), never while something of it waits, nor where it started
+//! before it has ended, and what comes of
 //! a forgotten saga later is stuck: never taken for new. So an event that is delivered again after its ledger row is gone runs
 //! nothing twice.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     clock::millis,
@@ -86,25 +90,37 @@ impl Retention {
 pub(crate) struct Housekeeping {
     shared: Shared,
     retention: Retention,
-    /// No saga before this one is overdue.
+    /// Every saga before this one was looked at when it became overdue.
     from: SagaId,
-    overdue: usize,
+    /// Those of them that were open, by the step that started them.
+    overdue: BTreeMap<&'static str, BTreeSet<SagaId>>,
 }
 
 impl Housekeeping {
     pub(crate) fn new(shared: Shared, retention: Retention) -> Self {
-        Self { shared, retention, from: SagaId::first_of(0), overdue: 0 }
+        Self { shared, retention, from: SagaId::first_of(0), overdue: BTreeMap::new() }
     }
 
-    /// Returns how many sagas were forgotten.
+    /// Returns how many sagas were forgotten. That comes first: no count that fails may keep a table growing.
     pub(crate) async fn round(&mut self) -> Result<u64, Error> {
+        let forgotten = self.forget().await?;
         self.count().await?;
         self.look_for_overdue().await?;
+        Ok(forgotten)
+    }
+
+    fn starts(&self) -> Vec<&'static str> {
+        let starts = self.shared.contracts.iter().filter(|contract| contract.kind == StepKind::Start);
+        starts.map(|contract| contract.name).collect()
+    }
+
+    async fn forget(&self) -> Result<u64, Error> {
         let Some(keep) = self.retention.keep else { return Ok(0) };
-        let before = self.shared.clock.now().saturating_sub(millis(keep));
+        let before = self.shared.clock.now().saturating_sub(millis(keep.max(LEAST)));
+        let starts = self.starts();
         let mut forgotten = 0;
         for _ in 0..ROUNDS {
-            let some = self.shared.store.prune(before, AT_ONCE).await?;
+            let some = self.shared.store.prune(before, &starts, AT_ONCE).await?;
             forgotten += some;
             if some < u64::from(AT_ONCE) {
                 break;
@@ -125,24 +141,33 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Looks on from the oldest saga that was overdue the last time, so that finished ones are looked at once.
+    /// Each saga is looked at when it becomes overdue, and again only as long as it has no ending.
     async fn look_for_overdue(&mut self) -> Result<(), Error> {
         let now = self.shared.clock.now();
         let to = SagaId::first_of(now.saturating_sub(millis(self.retention.overdue)));
-        let mut oldest: Option<SagaId> = None;
-        let mut overdue = 0;
-        for contract in self.shared.contracts.iter().filter(|contract| contract.kind == StepKind::Start) {
-            let open = self.shared.store.open_sagas(contract.name, self.from, to, MOST_OVERDUE).await?;
-            overdue += open.len();
-            oldest = [oldest, open.first().copied()].into_iter().flatten().min();
+        let before: usize = self.overdue.values().map(BTreeSet::len).sum();
+        let mut next = to;
+        for start in self.starts() {
+            let known = self.overdue.remove(start).unwrap_or_default();
+            let known: Vec<SagaId> = known.into_iter().collect();
+            let mut open: BTreeSet<SagaId> = self.shared.store.still_open(start, &known).await?.into_iter().collect();
+            let room = MOST_OVERDUE.saturating_sub(u32::try_from(open.len()).unwrap_or(u32::MAX));
+            let more = self.shared.store.open_sagas(start, self.from, to, room).await?;
+            // There are more of them: they are looked at when there is room.
+            if more.len() >= room as usize {
+                next = next.min(more.last().copied().unwrap_or(self.from));
+            }
+            open.extend(more);
+            self.overdue.insert(start, open);
         }
-        if let Some(saga) = oldest.filter(|_| overdue > self.overdue) {
+        self.from = next.max(self.from);
+        let overdue: usize = self.overdue.values().map(BTreeSet::len).sum();
+        let oldest = self.overdue.values().filter_map(BTreeSet::first).min();
+        if let Some(saga) = oldest.filter(|_| overdue > before) {
             let participant = self.shared.participant.name();
             let after = self.retention.overdue;
-            tracing::warn!(participant, overdue, %saga, "sagas have had no ending for longer than {after:?}; the oldest is {saga}");
+            tracing::warn!(participant, overdue, %saga, "sagas have had no ending for longer than {after:?}; this is the oldest");
         }
-        self.from = oldest.unwrap_or(to).max(self.from);
-        self.overdue = overdue;
         self.measure(&Measure::Overdue { sagas: overdue as u64 });
         Ok(())
     }

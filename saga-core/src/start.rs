@@ -51,7 +51,7 @@ pub enum Started<A> {
 pub enum Requested {
     /// The step ran, and its event goes out.
     New,
-    /// It had run before: a saga takes each of its requests once.
+    /// It has run before, or was closed before it could: a saga takes each of its requests once.
     Repeated,
     /// The saga has ended; nothing was done.
     Ended(Ending),
@@ -86,7 +86,8 @@ pub struct Starter {
 
 impl Starter {
     /// Starts a saga with step `S`: `begin` does the step's writes and returns the event and an answer for the caller. A
-    /// repetition gets the answer of the first call; `begin` does not run then.
+    /// repetition gets the answer of the first call, as long as the saga is remembered ([`Retention`](crate::retention::Retention));
+    /// `begin` does not run then.
     pub async fn start<S, A, F>(&self, key: StartKey<'_>, begin: F) -> Result<Started<A>, StartError>
     where
         S: Step<On = Never>,
@@ -138,7 +139,7 @@ impl Starter {
         let mut tx = shared.store.begin().await?;
         tx.lock(&[saga]).await?;
         let (ledger, _) = tx.read(&[saga]).await?;
-        if let Some(ending) = ledger.iter().find_map(|row| row.ending) {
+        if let Some(ending) = ledger.iter().find_map(LedgerRow::ended) {
             return Ok(Requested::Ended(ending));
         }
         if ledger.iter().any(|row| row.step == S::NAME) {

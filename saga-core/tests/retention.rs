@@ -124,6 +124,7 @@ async fn a_start_is_forgotten_with_its_saga() {
     let first = begin(&toy, "k").await;
     toy.settle().await;
     assert_eq!(begin(&toy, "k").await, first);
+    toy.send(first, Did::TYPE, "d1"); // its ending
     toy.later(3 * DAY).await;
     toy.node.keep_house().await.unwrap();
     assert_ne!(begin(&toy, "k").await, first, "the key is as old as its saga");
@@ -173,7 +174,14 @@ async fn a_memory_that_is_shorter_than_the_topics_is_refused_at_the_start() {
         let cast = Participant::new("toy").start(Begin).step(Close);
         let node =
             Node::observed(cast, toy.store.clone(), source, toy.broker.sink(), Arc::new(Unseen), toy.clock.clone());
-        node.unwrap().remembering(retention).run(async {}).await
+        let node = node.unwrap().remembering(retention);
+        let health = node.health();
+        let plays = async {
+            while health.ready().await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        node.run(plays).await
     };
     let refused = run(two_days()).await.unwrap_err().to_string();
     assert!(refused.contains("keeps events for 604800s") && refused.contains("retention.ms"), "{refused}");

@@ -764,7 +764,12 @@ async fn old_sagas_are_forgotten_whole(bench: &Bench) {
     let store = &bench.store;
     let of = |saga: SagaId, step: &str| ledger_row(saga, step, State::Done);
     let [old, waits, foreign, young] = [started_at(100, 7), started_at(101, 7), started_at(102, 4), started_at(900, 7)];
+    // Started here, and not ended; ended; about to end.
+    let [open, ended, ending] = [110, 111, 112].map(|at| started_at(at, 7));
+    let close = |saga| LedgerRow { ending: Some(Ending::Completed), ..of(saga, "close") };
+    let closing = LedgerRow { rejecting: true, state: State::Compensating, ..close(ending) };
     insert(store, vec![of(old, "a"), of(old, "b"), of(waits, "a"), of(foreign, "a"), of(young, "a")]).await;
+    insert(store, vec![of(open, "place"), of(ended, "place"), close(ended), of(ending, "place"), closing]).await;
     wait_for(store, vec![work_row(1, waits)]).await;
     let mut tx = store.begin().await.unwrap();
     tx.insert_started(&StartedRow { saga: old, ..start("shop", "old") }).await.unwrap();
@@ -772,11 +777,11 @@ async fn old_sagas_are_forgotten_whole(bench: &Bench) {
     tx.commit().await.unwrap();
 
     assert_eq!(store.horizon().await.unwrap(), 0);
-    assert_eq!(store.prune(500, 100).await.unwrap(), 1);
-    assert_eq!(store.prune(400, 100).await.unwrap(), 0);
+    assert_eq!(store.prune(500, &["place"], 100).await.unwrap(), 2);
+    assert_eq!(store.prune(400, &["place"], 100).await.unwrap(), 0);
     assert_eq!(store.horizon().await.unwrap(), 500, "it is never lowered");
     assert_eq!(store.ledger(old).await.unwrap(), []);
-    for (saga, rows) in [(waits, 1), (foreign, 1), (young, 1)] {
+    for (saga, rows) in [(waits, 1), (foreign, 1), (young, 1), (open, 1), (ending, 2)] {
         assert_eq!(store.ledger(saga).await.unwrap().len(), rows, "{saga}");
     }
     let mut tx = store.begin().await.unwrap();
@@ -787,8 +792,8 @@ async fn old_sagas_are_forgotten_whole(bench: &Bench) {
 
     let more: Vec<_> = (200..320).map(|at| of(started_at(at, 7), "a")).collect();
     insert(store, more).await;
-    assert_eq!(store.prune(500, 100).await.unwrap(), 100);
-    assert_eq!(store.prune(500, 100).await.unwrap(), 20);
+    assert_eq!(store.prune(500, &["place"], 100).await.unwrap(), 100);
+    assert_eq!(store.prune(500, &["place"], 100).await.unwrap(), 20);
 }
 
 async fn open_sagas_are_found_in_a_range(bench: &Bench) {
@@ -801,17 +806,20 @@ async fn open_sagas_are_found_in_a_range(bench: &Bench) {
     let (from, to) = (started_at(150, 7), started_at(500, 7));
     assert_eq!(store.open_sagas("place", from, to, 10).await.unwrap(), [open]);
     assert_eq!(store.open_sagas("close", from, to, 10).await.unwrap(), []);
+    assert_eq!(store.still_open("place", &[ended, open, undone, after]).await.unwrap(), [open, after]);
+    assert_eq!(store.still_open("place", &[]).await.unwrap(), []);
     assert_eq!(store.open_sagas("place", before, started_at(999, 7), 2).await.unwrap(), [before, open]);
 }
 
 async fn deferred_work_is_woken_by_step_and_direction(bench: &Bench) {
     let store = &bench.store;
-    let row = |id, due_at| WorkRow { due_at, ..work_row(id, saga(id)) };
+    let row = |id, due_at| WorkRow { due_at, counted_from: 9_000, ..work_row(id, saga(id)) };
     wait_for(
         store,
         vec![
             row(1, Some(9_000)),
-            row(2, Some(10)), // due before
+            WorkRow { counted_from: 40, ..row(8, Some(9_000)) }, // waits by its own policy
+            row(2, Some(10)),                                    // due before
             row(3, None),
             WorkRow { step: "other".to_owned(), ..row(4, Some(9_000)) },
             WorkRow { direction: Direction::Compensation, ..row(5, Some(9_000)) },
@@ -827,7 +835,7 @@ async fn deferred_work_is_woken_by_step_and_direction(bench: &Bench) {
     due.sort_unstable();
     assert_eq!(due, [1, 2, 7]);
     let counts = store.work_counts().await.unwrap();
-    assert_eq!(counts, [(WorkState::Calling, 1), (WorkState::Deferred, 6)]);
+    assert_eq!(counts, [(WorkState::Calling, 1), (WorkState::Deferred, 7)]);
 }
 
 async fn a_newer_database_is_refused(bench: &Bench) {

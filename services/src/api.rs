@@ -1,6 +1,6 @@
 //! HTTP in front of the order service: placing an order, asking what became of it, and cancelling it.
 //!
-//! The invariant: an order is placed once per `Idempotency-Key`, however often the request is repeated.
+//! The invariant: an order is placed once per `Idempotency-Key`, however often the request is repeated while its saga is remembered.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -171,7 +171,13 @@ async fn cancel(
     let requested = tokio::time::timeout(TIMEOUT, order::cancel(&orders.starter, of_saga, id.clone()))
         .await
         .map_err(|late| failed(&late))?
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| match error {
+            StartError::UnknownSaga(_) => Problem::new(
+                StatusCode::GONE,
+                "the order is too old: its saga is forgotten, and nothing can be cancelled",
+            ),
+            error => failed(&error),
+        })?;
     match requested {
         Requested::New | Requested::Repeated => Ok((StatusCode::ACCEPTED, Json(Cancelling { id, saga }))),
         Requested::Ended(ending) => {

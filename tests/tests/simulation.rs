@@ -1,4 +1,5 @@
 //! The simulation as a test: it repeats itself, it finds nothing, and it would find something.
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
 use std::collections::BTreeSet;
 

@@ -118,6 +118,10 @@ async fn with_servers(args: &Args, report: &mut Report) -> anyhow::Result<Built>
     let built = built?;
     if built {
         report.run("tests", tests).await?;
+        match args.only {
+            None => _ = report.run("simulation", cargo(&["xtask", "simulate"])).await?,
+            Some(_) => report.not_run.push("the simulation (--only)".to_owned()),
+        }
     } else {
         report.not_run.push("the tests, as the services do not build".to_owned());
     }

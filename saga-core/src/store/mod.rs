@@ -60,7 +60,7 @@ pub struct LedgerRow {
     pub attempts: u32,
     /// A call is closed before the rejection in `record` is emitted.
     pub rejecting: bool,
-    /// Set where this row emitted the saga's ending.
+    /// Set where this row emitted the saga's ending, or will emit it with the rejection that waits in `record`.
     pub ending: Option<Ending>,
     /// The context that came with the trigger.
     pub trace: TraceContext,
@@ -72,6 +72,13 @@ pub struct LedgerRow {
     pub compensation: Option<Message>,
     /// What people did to its reactions.
     pub notes: Vec<Note>,
+}
+
+impl LedgerRow {
+    /// The ending that it has emitted.
+    pub fn ended(&self) -> Option<Ending> {
+        self.ending.filter(|_| !(self.rejecting && self.state == State::Compensating))
+    }
 }
 
 /// A reaction was discarded: a person's note on a ledger row.
@@ -153,11 +160,11 @@ pub struct WorkRow {
     pub attempts: u32,
     /// Failures that count against the step's policy: not those while everything failed there.
     pub counted: u32,
-    /// Since when its time runs, in milliseconds since the Unix epoch.
+    /// Since when its policy's time runs, in milliseconds since the Unix epoch. In the future while everything fails at its step.
     pub counted_from: i64,
     /// Which process calls.
     pub lease_owner: Option<Uuid>,
-    /// The failed attempts, the last [`KEPT_FAILURES`] of them.
+    /// The failed attempts, the first and the last of them, [`KEPT_FAILURES`] together.
     pub failures: Vec<FailedAttempt>,
     /// When the reaction first waited, in milliseconds since the Unix epoch.
     pub since: i64,
@@ -167,7 +174,7 @@ pub struct WorkRow {
     pub blocks: bool,
 }
 
-/// How many failed attempts a work row remembers.
+/// How many failed attempts a work row remembers: the first, which tells since when, and the last ones.
 pub const KEPT_FAILURES: usize = 20;
 
 /// An event on its way to the broker.
@@ -228,6 +235,11 @@ pub struct Which {
 pub type Place = (SagaId, i64, ReactionId);
 
 impl WorkRow {
+    /// The row while everything fails at its step: it is due again at `due`, and its policy's time does not begin before.
+    pub(crate) fn held(self, due: i64) -> Self {
+        Self { due_at: Some(due), counted_from: self.counted_from.max(due), ..self }
+    }
+
     /// Where it stands among all rows.
     pub fn place(&self) -> Place {
         (self.saga, self.seq, self.id)
@@ -472,7 +484,8 @@ impl Store {
         on!(Self, self, store => store.discarded(saga, limit).await)
     }
 
-    /// Makes up to `limit` deferred rows of a step and direction due at `now`, and returns how many: what they waited for is over.
+    /// Makes up to `limit` rows of a step and direction due at `now` that were held (see [`WorkRow::counted_from`]), and returns how
+    /// many: what they waited for is over. Rows that wait by their own policy go on doing so.
     pub async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
         on!(Self, self, store => store.work_wake(step, direction, now, limit).await)
     }
@@ -498,9 +511,15 @@ impl Store {
     }
 
     /// Raises the horizon to `before` (milliseconds since the Unix epoch; it is never lowered) and forgets up to `limit` whole sagas
-    /// that started earlier, none that waits for something. Returns how many were forgotten.
-    pub async fn prune(&self, before: i64, limit: u32) -> Result<u64, Error> {
-        on!(Self, self, store => store.prune(before, limit).await)
+    /// that started earlier: none that waits for something, and none that one of the steps `starts` has started and that has no
+    /// ending. Returns how many were forgotten.
+    pub async fn prune(&self, before: i64, starts: &[&str], limit: u32) -> Result<u64, Error> {
+        on!(Self, self, store => store.prune(before, starts, limit).await)
+    }
+
+    /// Those of these sagas whose step `start` is done and that have no ending here.
+    pub async fn still_open(&self, start: &str, sagas: &[SagaId]) -> Result<Vec<SagaId>, Error> {
+        on!(Self, self, store => store.still_open(start, sagas).await)
     }
 
     /// Sagas whose step `start` is done and that have no ending here, with ids from `from` up to and without `to`, at most `limit`.

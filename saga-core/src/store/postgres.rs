@@ -150,6 +150,7 @@ struct Statements {
     prune_ledger: Arc<str>,
     prune_started: Arc<str>,
     open_sagas: Arc<str>,
+    still_open: Arc<str>,
     work_counts: Arc<str>,
 }
 
@@ -209,20 +210,28 @@ impl Statements {
             // Only an id of version 7 tells when its saga started.
             prunable: sql(
                 "SELECT DISTINCT saga FROM {p}_ledger AS l WHERE saga < $1 AND substr(saga::text, 15, 1) = '7' \
-                 AND NOT EXISTS (SELECT 1 FROM {p}_work AS w WHERE w.saga = l.saga) ORDER BY saga LIMIT $2",
+                 AND NOT EXISTS (SELECT 1 FROM {p}_work AS w WHERE w.saga = l.saga) \
+                 AND (NOT EXISTS (SELECT 1 FROM {p}_ledger AS b WHERE b.saga = l.saga AND b.step = ANY($3::text[])) \
+                      OR EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating'))) \
+                 ORDER BY saga LIMIT $2",
             ),
             prune_ledger: sql("DELETE FROM {p}_ledger WHERE saga = ANY($1::uuid[])"),
             prune_started: sql("DELETE FROM {p}_started WHERE saga = ANY($1::uuid[])"),
             open_sagas: sql(
                 "SELECT saga FROM {p}_ledger AS l WHERE step = $1 AND state = 'done' AND saga >= $2 AND saga < $3 \
-                 AND NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL) \
+                 AND NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating')) \
                  ORDER BY saga LIMIT $4",
+            ),
+            still_open: sql(
+                "SELECT l.saga FROM unnest($2::uuid[]) AS s (saga) JOIN {p}_ledger AS l ON l.saga = s.saga AND l.step = $1 AND l.state = 'done' \
+                 WHERE NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating')) \
+                 ORDER BY l.saga",
             ),
             work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
             // A row that a transaction is at work on need not be woken, and waiting for it could end in a deadlock.
             work_wake: sql(
                 "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
-                 AND state = 'deferred' AND due_at > $3 LIMIT $4 FOR UPDATE SKIP LOCKED)",
+                 AND state = 'deferred' AND due_at > $3 AND counted_from > $3 LIMIT $4 FOR UPDATE SKIP LOCKED)",
             ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
@@ -451,9 +460,9 @@ impl Postgres {
             .map_err(Error::database("reading the horizon"))
     }
 
-    pub(super) async fn prune(&self, before: i64, limit: u32) -> Result<u64, Error> {
+    pub(super) async fn prune(&self, before: i64, starts: &[&str], limit: u32) -> Result<u64, Error> {
         let mut tx = self.begin().await?;
-        let pruned = tx.prune(before, limit).await?;
+        let pruned = tx.prune(before, starts, limit).await?;
         tx.commit().await?;
         Ok(pruned)
     }
@@ -474,6 +483,16 @@ impl Postgres {
             .await
             .map_err(Error::database("looking for open sagas"))?;
         Ok(sagas.into_iter().map(SagaId).collect())
+    }
+
+    pub(super) async fn still_open(&self, start: &str, sagas: &[SagaId]) -> Result<Vec<SagaId>, Error> {
+        let open: Vec<Uuid> = sqlx::query_scalar(safe(&self.sql.still_open))
+            .bind(start)
+            .bind(sagas.iter().map(|saga| saga.0).collect::<Vec<_>>())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(Error::database("looking at open sagas"))?;
+        Ok(open.into_iter().map(SagaId).collect())
     }
 
     pub(super) async fn work_counts(&self) -> Result<Vec<(WorkState, u64)>, Error> {
@@ -564,12 +583,13 @@ impl Tx {
     }
 
     /// The horizon first: whoever finds a saga forgotten finds the horizon that says so.
-    async fn prune(&mut self, before: i64, limit: u32) -> Result<u64, Error> {
+    async fn prune(&mut self, before: i64, starts: &[&str], limit: u32) -> Result<u64, Error> {
         let failed = |error| Error::database("forgetting old sagas")(error);
         sqlx::query(safe(&self.sql.horizon_raise)).bind(before).execute(&mut *self.tx).await.map_err(failed)?;
         let old: Vec<Uuid> = sqlx::query_scalar(safe(&self.sql.prunable))
             .bind(SagaId::first_of(before).0)
             .bind(i64::from(limit))
+            .bind(starts)
             .fetch_all(&mut *self.tx)
             .await
             .map_err(failed)?;

@@ -177,6 +177,7 @@ struct Statements {
     prune_ledger: Arc<str>,
     prune_started: Arc<str>,
     open_sagas: Arc<str>,
+    still_open: Arc<str>,
     work_counts: Arc<str>,
 }
 
@@ -233,18 +234,26 @@ impl Statements {
             horizon_raise: sql("UPDATE {p}_horizon SET before = max(before, $1) WHERE id = 1"),
             // Only an id of version 7 tells when its saga started.
             prunable: sql("SELECT DISTINCT saga FROM {p}_ledger AS l WHERE saga < $1 AND substr(saga, 15, 1) = '7' \
-                 AND NOT EXISTS (SELECT 1 FROM {p}_work AS w WHERE w.saga = l.saga) ORDER BY saga LIMIT $2"),
+                 AND NOT EXISTS (SELECT 1 FROM {p}_work AS w WHERE w.saga = l.saga) \
+                 AND (NOT EXISTS (SELECT 1 FROM {p}_ledger AS b WHERE b.saga = l.saga AND b.step IN (SELECT value FROM json_each($3))) \
+                      OR EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating'))) \
+                 ORDER BY saga LIMIT $2"),
             prune_ledger: sql("DELETE FROM {p}_ledger WHERE saga IN (SELECT value FROM json_each($1))"),
             prune_started: sql("DELETE FROM {p}_started WHERE saga IN (SELECT value FROM json_each($1))"),
             open_sagas: sql(
                 "SELECT saga FROM {p}_ledger AS l WHERE step = $1 AND state = 'done' AND saga >= $2 AND saga < $3 \
-                 AND NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL) \
+                 AND NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating')) \
                  ORDER BY saga LIMIT $4",
+            ),
+            still_open: sql(
+                "SELECT l.saga FROM json_each($2) AS s JOIN {p}_ledger AS l ON l.saga = s.value AND l.step = $1 AND l.state = 'done' \
+                 WHERE NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating')) \
+                 ORDER BY l.saga",
             ),
             work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
             work_wake: sql(
                 "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
-                 AND state = 'deferred' AND due_at > $3 LIMIT $4)",
+                 AND state = 'deferred' AND due_at > $3 AND counted_from > $3 LIMIT $4)",
             ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
@@ -473,9 +482,9 @@ impl Sqlite {
             .map_err(Error::database("reading the horizon"))
     }
 
-    pub(super) async fn prune(&self, before: i64, limit: u32) -> Result<u64, Error> {
+    pub(super) async fn prune(&self, before: i64, starts: &[&str], limit: u32) -> Result<u64, Error> {
         let mut tx = self.begin().await?;
-        let pruned = tx.prune(before, limit).await?;
+        let pruned = tx.prune(before, starts, limit).await?;
         tx.commit().await?;
         Ok(pruned)
     }
@@ -496,6 +505,16 @@ impl Sqlite {
             .await
             .map_err(Error::database("looking for open sagas"))?;
         Ok(sagas.into_iter().map(|saga| SagaId(saga.into())).collect())
+    }
+
+    pub(super) async fn still_open(&self, start: &str, sagas: &[SagaId]) -> Result<Vec<SagaId>, Error> {
+        let open: Vec<Hyphenated> = sqlx::query_scalar(safe(&self.sql.still_open))
+            .bind(start)
+            .bind(serde_json::to_string(sagas)?)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("looking at open sagas"))?;
+        Ok(open.into_iter().map(|saga| SagaId(saga.into())).collect())
     }
 
     pub(super) async fn work_counts(&self) -> Result<Vec<(WorkState, u64)>, Error> {
@@ -581,12 +600,13 @@ impl Tx {
     }
 
     /// The horizon first: whoever finds a saga forgotten finds the horizon that says so.
-    async fn prune(&mut self, before: i64, limit: u32) -> Result<u64, Error> {
+    async fn prune(&mut self, before: i64, starts: &[&str], limit: u32) -> Result<u64, Error> {
         let failed = |error| Error::database("forgetting old sagas")(error);
         sqlx::query(safe(&self.sql.horizon_raise)).bind(before).execute(&mut *self.tx).await.map_err(failed)?;
         let old: Vec<Hyphenated> = sqlx::query_scalar(safe(&self.sql.prunable))
             .bind(SagaId::first_of(before).0.hyphenated())
             .bind(i64::from(limit))
+            .bind(serde_json::to_string(starts)?)
             .fetch_all(&mut *self.tx)
             .await
             .map_err(failed)?;

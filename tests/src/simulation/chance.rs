@@ -62,7 +62,7 @@ impl Fault {
             Self::RequestLost | Self::RequestFails => 20,
             Self::RequestSlow => 10,
             Self::AnswerLost => 12,
-            Self::Cancel => 4,
+            Self::Cancel => 3,
             Self::AskedAgain => 8,
         }
     }

@@ -50,6 +50,15 @@ pub(super) struct Request {
     pub(super) answer: oneshot::Sender<Result<Vec<u8>, String>>,
 }
 
+/// What a step says that it did, or took back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Effect {
+    pub(super) saga: SagaId,
+    pub(super) step: String,
+    pub(super) direction: Direction,
+    pub(super) id: EventId,
+}
+
 /// Cheap to clone; clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Ether {
@@ -77,6 +86,7 @@ pub(super) struct State {
     pub(super) seen: BTreeSet<String>,
     /// The first thing that must not happen.
     pub(super) violation: Option<Violation>,
+    effects: BTreeMap<(SagaId, String), Vec<Direction>>,
     published: BTreeMap<EventId, u64>,
     asked: BTreeMap<String, u64>,
 }
@@ -92,6 +102,7 @@ impl Ether {
             committed: BTreeSet::new(),
             seen: BTreeSet::new(),
             violation: None,
+            effects: BTreeMap::new(),
             published: BTreeMap::new(),
             asked: BTreeMap::new(),
         };
@@ -141,6 +152,22 @@ impl Ether {
         let headers: Vec<(&str, &[u8])> =
             message.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         self.broker.inject(&message.topic, Some(message.key.as_bytes()), &headers, &message.body);
+    }
+
+    /// A transaction has committed. I2: a step does its work once, takes it back once, and does nothing after that.
+    pub(super) fn commit(&self, effect: Effect) {
+        let Effect { saga, step, direction, id } = effect;
+        let before = {
+            let mut state = self.state();
+            state.committed.insert(id);
+            let effects = state.effects.entry((saga, step.clone())).or_default();
+            let before = effects.clone();
+            effects.push(direction);
+            before
+        };
+        if before.contains(&direction) || before.contains(&Direction::Compensation) {
+            self.violated("I2", Some(saga), format!("{step} takes effect {direction} after {before:?}"));
+        }
     }
 
     fn publish(&self, message: &Message) -> Result<(), PublishError> {

@@ -26,7 +26,7 @@ use saga_core::{
 use super::{
     chance::Fault,
     customer::Reply,
-    ether::{Ether, Membership},
+    ether::{Effect, Ether, Membership},
 };
 
 /// One process as the driver holds it.
@@ -204,7 +204,7 @@ struct State {
     reached: BTreeMap<Point, u64>,
     steps: BTreeMap<(String, Direction), u64>,
     /// Of the transaction that is open.
-    emitted: Vec<EventId>,
+    emitted: Vec<Effect>,
     reacted: Vec<Reacted>,
     slept: bool,
 }
@@ -270,7 +270,7 @@ impl Control {
                 Point::Begun => state.emitted.clear(),
                 Point::Committed | Point::AfterStartCommit => {
                     let emitted = std::mem::take(&mut state.emitted);
-                    self.ether.state().committed.extend(emitted);
+                    emitted.into_iter().for_each(|effect| self.ether.commit(effect));
                 }
                 _ => {}
             }
@@ -281,7 +281,7 @@ impl Control {
         let name = &self.name;
         // Where one saga's fate is decided, and not a whole batch's: rarely reached, and worth more.
         let weight = match point {
-            Point::BeforeCall | Point::AfterCall => 8,
+            Point::BeforeCall | Point::AfterCall => 12,
             Point::BeforeStartCommit | Point::AfterStartCommit | Point::Swept => 8,
             _ => 1,
         };
@@ -331,7 +331,9 @@ impl Hook for Reins {
             *nth
         };
         let name = &self.0.name;
-        self.0.ether.strikes(Fault::StepFails, format_args!("{name} {step} {direction} ({nth})")).is_some()
+        let weight = if direction == Direction::Compensation { 5 } else { 1 };
+        let what = format_args!("{name} {step} {direction} ({nth})");
+        self.0.ether.strikes_more(Fault::StepFails, weight, what).is_some()
     }
 }
 
@@ -345,7 +347,8 @@ impl Observer for Reins {
             saga: reaction.saga,
             step: reaction.step.to_owned(),
             direction: reaction.direction,
-            event: reaction.event.cloned(),
+            // A request is no reaction: it waits behind nothing.
+            event: reaction.event.filter(|_| reaction.position.is_some()).cloned(),
             outcome: Outcome::Answered,
         };
         Box::new(Seen { control: Arc::clone(&self.0), reacted, on, attempt: reaction.attempt, emitted: None })
@@ -362,7 +365,13 @@ struct Seen {
 
 impl ReactionSpan for Seen {
     fn emit(&mut self, emission: &Emission<'_>) -> Option<saga_core::envelope::TraceContext> {
-        self.control.state().emitted.push(emission.id.clone());
+        let Reacted { saga, step, .. } = &self.reacted;
+        let participant = self.control.name.split('#').next().unwrap_or_default();
+        let forward = EventId::derive(*saga, participant, step, Direction::Forward, emission.event_type);
+        // A no that waited for its key to be closed is still the forward's.
+        let direction = if forward == *emission.id { Direction::Forward } else { Direction::Compensation };
+        let (saga, step, id) = (*saga, step.clone(), emission.id.clone());
+        self.control.state().emitted.push(Effect { saga, step, direction, id });
         self.emitted = Some(short(emission.event_type));
         None
     }

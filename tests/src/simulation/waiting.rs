@@ -4,6 +4,7 @@ use anyhow::Result;
 use saga_core::{
     id::{ReactionId, SagaId},
     observer::Outcome,
+    redrive::redrive,
     step::Direction,
     store::{WorkRow, WorkState},
 };
@@ -41,8 +42,8 @@ impl World<'_> {
                 return;
             }
             waiting.retain(|row| {
-                let closed =
-                    *direction == Direction::Compensation && !matches!(outcome, Outcome::Parked | Outcome::Deferred(_));
+                let closes = matches!(outcome, Outcome::Compensated | Outcome::NothingDone | Outcome::Called);
+                let closed = *direction == Direction::Compensation && closes;
                 row.id != id
                     && !(closed && row.saga == *saga && row.step == *step && row.direction == Direction::Forward)
             });
@@ -80,22 +81,12 @@ impl World<'_> {
                     self.ether.violated("nobody waits for a person", Some(row.saga), text);
                 }
             }
-            let mut tx = store.begin().await?;
-            let again = match *name {
-                "order" => {
-                    "UPDATE order_work SET state = 'deferred', due_at = $1, reason = '' WHERE state = 'stuck' AND blocks"
-                }
-                "payment" => {
-                    "UPDATE payment_work SET state = 'deferred', due_at = $1, reason = '' WHERE state = 'stuck' AND blocks"
-                }
-                _ => {
-                    "UPDATE shipping_work SET state = 'deferred', due_at = $1, reason = '' WHERE state = 'stuck' AND blocks"
-                }
-            };
-            let rows = tx.conn().execute(again, (self.ether.clock.now(),)).await?;
-            tx.commit().await?;
-            if rows > 0 {
-                self.ether.log(format_args!("a person tries {rows} reactions of {name} again"));
+            let stuck =
+                store.work(100_000).await?.into_iter().filter(|row| row.state == WorkState::Stuck && row.blocks);
+            let stuck: Vec<_> = stuck.map(|row| (row.id, row.saga)).collect();
+            if !stuck.is_empty() {
+                let again = redrive(store, &self.ether.clock, &stuck).await?;
+                self.ether.log(format_args!("a person redrives {} reactions of {name}", again.len()));
             }
         }
         for name in PARTICIPANTS {

@@ -80,7 +80,8 @@ pub(super) async fn play(play: &Play) -> Result<Played> {
 impl<'p> World<'p> {
     async fn new(play: &'p Play) -> Result<World<'p>> {
         let chance = Chance::new(play.seed, play.faults());
-        let (forgets, patient) = (chance.of_seed("forgets") % 3 == 0, chance.of_seed("patient") % 3 != 0);
+        let (forgets, patient) =
+            (chance.of_seed("forgets").is_multiple_of(3), !chance.of_seed("patient").is_multiple_of(3));
         let mut random = Random::new(chance.of_seed("turns"));
         let faults = Faults { seed: chance.of_seed("order of deliveries"), reorder: true, ..Faults::default() };
         let broker = MemoryBroker::with_faults(&TOPICS.map(|topic| (topic, 3)), faults);
@@ -313,7 +314,8 @@ impl<'p> World<'p> {
     }
 
     async fn close(self) -> Result<Played> {
-        let told = match self.ether.state().violation.clone() {
+        let violation = self.ether.state().violation.clone();
+        let told = match violation {
             Some(Violation { saga: Some(saga), .. }) => Some(self.tell(saga).await?),
             _ => None,
         };
