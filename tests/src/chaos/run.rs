@@ -42,6 +42,8 @@ pub struct Options {
     pub stops: usize,
     /// The longest time to quiet.
     pub quiet_within: Duration,
+    /// The longest stop.
+    pub stop_within: Duration,
     /// Where everything is written that may be looked at afterwards.
     pub directory: PathBuf,
 }
