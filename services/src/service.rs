@@ -297,7 +297,9 @@ impl<O: Args + fmt::Debug> Service<O> {
             () = signals.next() => return Ok(()),
         };
         let routes = (self.routes)(node.starter(), store).merge(health(node.health()));
-        tracing::info!(service = self.name, http = %options.http, brokers = %options.brokers, "playing");
+        let http = listener.local_addr()?;
+        println!("{}: at http://{http}", self.name);
+        tracing::info!(service = self.name, %http, brokers = %options.brokers, "playing");
         until_told(&mut signals, GRACE - FLUSH, |stop| async move {
             // Whichever ends first ends the other.
             let done = stop.clone();

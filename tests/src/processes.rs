@@ -9,7 +9,6 @@ use std::{
     env,
     fs::File,
     future::Future,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -77,6 +76,8 @@ pub struct Processes {
     // First, so that the services stop before the broker.
     running: BTreeMap<String, Guarded>,
     ports: BTreeMap<String, u16>,
+    /// Where the log of each process begins in its instance's file.
+    begun: BTreeMap<String, usize>,
     databases: BTreeMap<String, String>,
     stores: BTreeMap<String, Store>,
     orders: BTreeMap<SagaId, String>,
@@ -117,6 +118,7 @@ impl Processes {
         let mut world = Self {
             running: BTreeMap::new(),
             ports: BTreeMap::new(),
+            begun: BTreeMap::new(),
             databases: setting.databases,
             stores: BTreeMap::new(),
             orders: BTreeMap::new(),
@@ -341,24 +343,34 @@ impl Processes {
     }
 
     fn spawn(&mut self, name: &str, instance: &str) -> Result<()> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let log = self.directory.path().join(format!("{instance}.log"));
         let log = File::options().append(true).create(true).open(log)?;
+        // The system chooses the port, and the process says which: a port that was free before may be another's by now.
+        self.ports.remove(instance);
+        self.begun.insert(instance.to_owned(), usize::try_from(log.metadata()?.len())?);
         let mut command = self.command(name)?;
-        command.env("SAGA_HTTP", format!("127.0.0.1:{port}")).stdout(log.try_clone()?).stderr(log);
-        self.ports.insert(instance.to_owned(), port);
+        command.env("SAGA_HTTP", "127.0.0.1:0").stdout(log.try_clone()?).stderr(log);
         self.running.insert(instance.to_owned(), Guarded::spawn(&mut command)?);
         Ok(())
     }
 
+    /// The port that the process says it serves at, once it does.
+    fn said_port(&self, instance: &str, log: &Path) -> Option<u16> {
+        let text = std::fs::read(log).ok()?;
+        let new = String::from_utf8_lossy(text.get(*self.begun.get(instance)?..)?).into_owned();
+        new.lines().find_map(|line| line.split_once(": at http://127.0.0.1:")?.1.trim().parse().ok())
+    }
+
     async fn until_ready(&mut self, instance: &str) -> Result<()> {
-        let url = format!("{}/ready", self.url(instance));
         let log = self.directory.path().join(format!("{instance}.log"));
         let begin = Instant::now();
         loop {
-            let answer = self.client.get(&url).send().await;
-            if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return Ok(());
+            if let Some(port) = self.said_port(instance, &log) {
+                self.ports.insert(instance.to_owned(), port);
+                let answer = self.client.get(format!("{}/ready", self.url(instance))).send().await;
+                if answer.is_ok_and(|answer| answer.status().is_success()) {
+                    return Ok(());
+                }
             }
             let ended = self.running.get_mut(instance).and_then(Guarded::ended);
             if ended.is_some() || begin.elapsed() > BOUND {
