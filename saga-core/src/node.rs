@@ -57,8 +57,9 @@ const CALLS_QUEUED: usize = 1_000;
 const RELAY_BACKLOG: usize = 20_000;
 /// While the database is away: the longest wait between two probes.
 const PROBE: Duration = Duration::from_secs(2);
-/// How long a stop may wait for calls, for the broker, and for the group, each; together below the 5 s of a clean stop.
-const STOP_PART: Duration = Duration::from_millis(700);
+/// The unit of a stop, which may take seven of them: two for the last batch, two for calls, one for the broker, two for the group.
+/// Together below 4 s, so that of the 5 s of a clean stop something is left for the last spans.
+const STOP_PART: Duration = Duration::from_millis(550);
 
 /// What every part of a node needs.
 #[derive(Clone)]

@@ -32,7 +32,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What of it is kept for sending the last spans.
-const FLUSH: Duration = Duration::from_secs(2);
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// What a service brings along. `O` are options of its own; [`NoOptions`] when it has none.
 #[derive(Debug)]
