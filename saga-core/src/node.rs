@@ -35,7 +35,7 @@ use crate::{
     start::Starter,
     step::Direction,
     store::Store,
-    transport::{Limit, Sink, Source, SourceStatus},
+    transport::{BoxFuture, Limit, Sink, Source, SourceStatus, TransportError},
 };
 
 #[cfg(feature = "harness")]
@@ -275,21 +275,17 @@ impl Node {
             }
         }
         let Self { shared, mut source, publisher, health, retention, .. } = self;
-        if retention.forgets() {
-            let topics = tokio::select! {
-                topics = source.retention() => topics?,
-                () = &mut shutdown => return Ok(()),
-            };
-            retention.check(shared.participant.name(), topics)?;
-        }
+        // Asked beside the work, as a broker may take its time to say: nothing is forgotten before it has said.
+        let topics = retention.forgets().then(|| source.retention());
         let stop = CancellationToken::new();
         let told = CancellationToken::new();
-        let mut relay = JoinSet::new();
+        let mut relay = JoinSet::<Result<(), Error>>::new();
         let sweeper = publisher.sweeper();
         // A relay that ends on its own has panicked. Committed events would wait for ever, and readiness would not show it.
-        relay.spawn(with_guard(publisher.run(stop.clone()), told.clone()));
-        relay.spawn(with_guard(sweep(sweeper, stop.clone()), told.clone()));
-        relay.spawn(with_guard(keep_house(Housekeeping::new(shared.clone(), retention), stop.clone()), told.clone()));
+        relay.spawn(with_guard(publisher.run(stop.clone()).map(Ok), told.clone()));
+        relay.spawn(with_guard(sweep(sweeper, stop.clone()).map(Ok), told.clone()));
+        let house = keep_house(Housekeeping::new(shared.clone(), retention), topics, stop.clone());
+        relay.spawn(with_guard(house, told.clone()));
 
         let result = {
             let mut play = pin!(play(&shared, source.as_mut(), &health, &told));
@@ -305,15 +301,16 @@ impl Node {
         health.set(Some("stopping".to_owned()));
         stop.cancel();
         let deadline = Instant::now() + STOP_PART;
-        let mut panicked = None;
+        let mut failed = Ok(());
         while let Ok(Some(ended)) = timeout_at(deadline, relay.join_next()).await {
-            panicked = panicked.or(ended.err());
+            let participant = || shared.participant.name().to_owned();
+            let ended = ended
+                .unwrap_or_else(|panic| Err(Error::Relay { participant: participant(), panic: panic.to_string() }));
+            failed = failed.and(ended);
         }
         let closed = timeout(STOP_PART * 2, source.close()).await;
         result?;
-        if let Some(panic) = panicked {
-            return Err(Error::Relay { participant: shared.participant.name().to_owned(), panic: panic.to_string() });
-        }
+        failed?;
         match closed {
             Ok(closed) => Ok(closed?),
             // Nothing is lost: the ledger, not the group, knows what is settled.
@@ -390,18 +387,30 @@ async fn round(
 }
 
 /// Tells everybody to stop when the work ends, however it ends.
-async fn with_guard(work: impl Future<Output = ()>, told: CancellationToken) {
+async fn with_guard<T>(work: impl Future<Output = T>, told: CancellationToken) -> T {
     let _ends = told.drop_guard();
-    work.await;
+    work.await
 }
 
-/// Now and then, while the participant plays.
-async fn keep_house(mut housekeeping: Housekeeping, stop: CancellationToken) {
+/// Now and then, while the participant plays. `topics` tells for how long the topics keep their events; an error when the participant
+/// would forget sooner.
+async fn keep_house(
+    mut housekeeping: Housekeeping,
+    topics: Option<BoxFuture<'static, Result<Option<Duration>, TransportError>>>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    if let Some(topics) = topics {
+        match stop.run_until_cancelled(topics).await {
+            Some(topics) => housekeeping.check(topics?)?,
+            None => return Ok(()),
+        }
+    }
     let mut ticks = interval(KEEP_HOUSE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         stop.run_until_cancelled(housekeeping.try_round()).await;
     }
+    Ok(())
 }
 
 /// The loop of a running participant: wait for anything, take everything that is queued, settle it.

@@ -109,6 +109,11 @@ impl Housekeeping {
         Ok(forgotten)
     }
 
+    /// See [`Retention::check`].
+    pub(crate) fn check(&self, topics: Option<Duration>) -> Result<(), Error> {
+        self.retention.check(self.shared.participant.name(), topics)
+    }
+
     fn starts(&self) -> Vec<&'static str> {
         let starts = self.shared.contracts.iter().filter(|contract| contract.kind == StepKind::Start);
         starts.map(|contract| contract.name).collect()

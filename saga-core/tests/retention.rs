@@ -158,7 +158,7 @@ impl Source for Week {
     fn status(&self) -> SourceStatus {
         self.0.status()
     }
-    fn retention(&mut self) -> BoxFuture<'_, Result<Option<Duration>, TransportError>> {
+    fn retention(&self) -> BoxFuture<'static, Result<Option<Duration>, TransportError>> {
         Box::pin(async { Ok(Some(Duration::from_secs(7 * DAY))) })
     }
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>> {

@@ -64,8 +64,9 @@ pub trait Source: Send {
     /// For readiness.
     fn status(&self) -> SourceStatus;
 
-    /// The longest time for which a topic that it reads keeps messages; `None` when that is not known.
-    fn retention(&mut self) -> BoxFuture<'_, Result<Option<Duration>, TransportError>> {
+    /// The longest time for which a topic that it reads keeps messages; `None` when that is not known. May take long, so it can be
+    /// asked while the source is in use.
+    fn retention(&self) -> BoxFuture<'static, Result<Option<Duration>, TransportError>> {
         Box::pin(async { Ok(None) })
     }
 

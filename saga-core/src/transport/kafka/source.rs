@@ -111,8 +111,9 @@ impl Source for Reading {
         }
     }
 
-    fn retention(&mut self) -> BoxFuture<'_, Result<Option<Duration>, TransportError>> {
-        Box::pin(async { Ok(longest_retention(&self.config, &self.topics).await) })
+    fn retention(&self) -> BoxFuture<'static, Result<Option<Duration>, TransportError>> {
+        let (config, topics) = (self.config.clone(), self.topics.clone());
+        Box::pin(async move { Ok(longest_retention(&config, &topics).await) })
     }
 
     fn close(mut self: Box<Self>) -> BoxFuture<'static, Result<(), TransportError>> {
