@@ -3,7 +3,10 @@
 
 use std::{fs, path::Path};
 
-use saga_core::Choreography;
+use saga_core::{
+    Choreography,
+    harness::{Point, Rule},
+};
 use saga_services::{gateway::GatewayClient, order, payment, shipping};
 
 #[test]
@@ -13,6 +16,27 @@ fn the_readme_shows_the_choreography_of_the_samples() {
     let choreography = Choreography::of(&cast);
     let shown = format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), choreography.to_table());
     generated("README.md", "choreography", &shown);
+}
+
+/// `tests/simulation.rs: nothing_is_violated_and_everything_happens` fails when one of these points is never crashed at.
+#[test]
+fn the_architecture_shows_where_a_process_may_die_and_what_is_left_then() {
+    let mut shown = "| dies at | in the transaction | what is left, and what repairs it |\n|---|---|---|\n".to_owned();
+    for point in Point::ALL {
+        let inside = if point.in_transaction() { "yes" } else { "" };
+        shown += &format!("| `{}` | {inside} | {} |\n", point.name(), point.leaves());
+    }
+    generated("ARCHITECTURE.md", "points", &shown);
+}
+
+/// `tests/simulation.rs: every_rule_has_a_control` fails when one of these rules is never broken.
+#[test]
+fn the_architecture_shows_which_rules_are_broken_on_purpose() {
+    let mut shown = "| rule | broken on purpose |\n|---|---|\n".to_owned();
+    for rule in Rule::ALL {
+        shown += &format!("| `{}` | {} |\n", rule.name(), rule.breaks());
+    }
+    generated("ARCHITECTURE.md", "rules", &shown);
 }
 
 fn generated(file: &str, section: &str, content: &str) {
