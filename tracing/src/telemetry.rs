@@ -36,7 +36,7 @@ use tracing::{
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     field::RecordFields,
-    filter::filter_fn,
+    filter::dynamic_filter_fn,
     fmt::{FormatFields, MakeWriter, format::Writer},
     layer::SubscriberExt as _,
     registry::LookupSpan,
@@ -239,7 +239,9 @@ where
         .with_target(false)
         .with_level(false)
         .with_tracked_inactivity(false)
-        .with_filter(filter_fn(is_traced).with_max_level_hint(LevelFilter::INFO))
+        // Dynamic on purpose. What a static filter says of a callsite is kept, and it is not asked again; but whether a layer sees a
+        // span is told by the last question that was asked on the thread, such as `enabled!` of the database driver. So spans were lost.
+        .with_filter(dynamic_filter_fn(|metadata, _| is_traced(metadata)).with_max_level_hint(LevelFilter::INFO))
 }
 
 fn is_traced(metadata: &Metadata<'_>) -> bool {
