@@ -155,7 +155,10 @@ impl Housekeeping {
         for start in self.starts() {
             let known = self.overdue.remove(start).unwrap_or_default();
             let known: Vec<SagaId> = known.into_iter().collect();
-            let mut open: BTreeSet<SagaId> = self.shared.store.still_open(start, &known).await?.into_iter().collect();
+            let mut open = BTreeSet::new();
+            if !known.is_empty() {
+                open.extend(self.shared.store.still_open(start, &known).await?);
+            }
             let room = MOST_OVERDUE.saturating_sub(u32::try_from(open.len()).unwrap_or(u32::MAX));
             let more = self.shared.store.open_sagas(start, self.from, to, room).await?;
             // There are more of them: they are looked at when there is room.

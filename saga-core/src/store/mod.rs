@@ -514,7 +514,19 @@ impl Store {
     /// that started earlier: none that waits for something, and none that one of the steps `starts` has started and that has no
     /// ending. Returns how many were forgotten.
     pub async fn prune(&self, before: i64, starts: &[&str], limit: u32) -> Result<u64, Error> {
-        on!(Self, self, store => store.prune(before, starts, limit).await)
+        let mut tx = self.begin().await?;
+        // First: whoever finds a saga forgotten finds the horizon that says so.
+        on!(Tx, &mut tx, tx => tx.raise_horizon(before).await)?;
+        let mut sagas = on!(Tx, &mut tx, tx => tx.prunable(SagaId::first_of(before), starts, limit).await)?;
+        if !sagas.is_empty() {
+            tx.lock(&sagas).await?;
+            // Asked again under the lock: something may have begun to wait.
+            let (_, work) = tx.read(&sagas).await?;
+            sagas.retain(|saga| !work.iter().any(|row| row.saga == *saga));
+            on!(Tx, &mut tx, tx => tx.forget(&sagas).await)?;
+        }
+        tx.commit().await?;
+        Ok(sagas.len() as u64)
     }
 
     /// Those of these sagas whose step `start` is done and that have no ending here.

@@ -37,9 +37,13 @@ pub(super) fn failed_before() -> Error {
     Error::database("committing")(sqlx::Error::Protocol("an earlier write of this transaction failed".to_owned()))
 }
 
-/// Puts the prefix, which is checked where a store connects, into a statement.
+/// A row that has ended the saga of a row `l`: as [`LedgerRow::ended`] says it.
+const ENDING: &str = "SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga \
+                      AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating')";
+
+/// Puts the prefix, which is checked where a store connects, into a statement, and what `{ending}` stands for.
 pub(super) fn sql(prefix: &str, template: &str) -> std::sync::Arc<str> {
-    template.replace("{p}", prefix).into()
+    template.replace("{ending}", ENDING).replace("{p}", prefix).into()
 }
 
 /// The columns of a ledger row, in the order in which they are bound.

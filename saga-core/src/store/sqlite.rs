@@ -236,18 +236,18 @@ impl Statements {
             prunable: sql("SELECT DISTINCT saga FROM {p}_ledger AS l WHERE saga < $1 AND substr(saga, 15, 1) = '7' \
                  AND NOT EXISTS (SELECT 1 FROM {p}_work AS w WHERE w.saga = l.saga) \
                  AND (NOT EXISTS (SELECT 1 FROM {p}_ledger AS b WHERE b.saga = l.saga AND b.step IN (SELECT value FROM json_each($3))) \
-                      OR EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating'))) \
+                      OR EXISTS ({ending})) \
                  ORDER BY saga LIMIT $2"),
             prune_ledger: sql("DELETE FROM {p}_ledger WHERE saga IN (SELECT value FROM json_each($1))"),
             prune_started: sql("DELETE FROM {p}_started WHERE saga IN (SELECT value FROM json_each($1))"),
             open_sagas: sql(
                 "SELECT saga FROM {p}_ledger AS l WHERE step = $1 AND state = 'done' AND saga >= $2 AND saga < $3 \
-                 AND NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating')) \
+                 AND NOT EXISTS ({ending}) \
                  ORDER BY saga LIMIT $4",
             ),
             still_open: sql(
                 "SELECT l.saga FROM json_each($2) AS s JOIN {p}_ledger AS l ON l.saga = s.value AND l.step = $1 AND l.state = 'done' \
-                 WHERE NOT EXISTS (SELECT 1 FROM {p}_ledger AS e WHERE e.saga = l.saga AND e.ending IS NOT NULL AND NOT (e.rejecting AND e.state = 'compensating')) \
+                 WHERE NOT EXISTS ({ending}) \
                  ORDER BY l.saga",
             ),
             work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
@@ -482,13 +482,6 @@ impl Sqlite {
             .map_err(Error::database("reading the horizon"))
     }
 
-    pub(super) async fn prune(&self, before: i64, starts: &[&str], limit: u32) -> Result<u64, Error> {
-        let mut tx = self.begin().await?;
-        let pruned = tx.prune(before, starts, limit).await?;
-        tx.commit().await?;
-        Ok(pruned)
-    }
-
     pub(super) async fn open_sagas(
         &self,
         start: &str,
@@ -599,34 +592,35 @@ impl Tx {
             .map_err(Error::database("reading the horizon"))
     }
 
-    /// The horizon first: whoever finds a saga forgotten finds the horizon that says so.
-    async fn prune(&mut self, before: i64, starts: &[&str], limit: u32) -> Result<u64, Error> {
-        let failed = |error| Error::database("forgetting old sagas")(error);
-        sqlx::query(safe(&self.sql.horizon_raise)).bind(before).execute(&mut *self.tx).await.map_err(failed)?;
-        let old: Vec<Hyphenated> = sqlx::query_scalar(safe(&self.sql.prunable))
-            .bind(SagaId::first_of(before).0.hyphenated())
+    pub(super) async fn raise_horizon(&mut self, before: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.horizon_raise))
+            .bind(before)
+            .execute(&mut *self.tx)
+            .await
+            .map_err(Error::database("raising the horizon"))?;
+        Ok(())
+    }
+
+    pub(super) async fn prunable(&mut self, before: SagaId, starts: &[&str], limit: u32) -> Result<Vec<SagaId>, Error> {
+        let sagas: Vec<Hyphenated> = sqlx::query_scalar(safe(&self.sql.prunable))
+            .bind(before.0.hyphenated())
             .bind(i64::from(limit))
             .bind(serde_json::to_string(starts)?)
             .fetch_all(&mut *self.tx)
             .await
-            .map_err(failed)?;
-        let old: Vec<SagaId> = old.into_iter().map(|saga| SagaId(saga.into())).collect();
-        if old.is_empty() {
-            return Ok(0);
-        }
-        self.lock(&old).await?;
-        // Asked again under the lock: something may have begun to wait.
-        let (_, work) = self.read(&old).await?;
-        let gone: Vec<Uuid> =
-            old.iter().filter(|saga| !work.iter().any(|row| row.saga == **saga)).map(|saga| saga.0).collect();
+            .map_err(Error::database("looking for old sagas"))?;
+        Ok(sagas.into_iter().map(|saga| SagaId(saga.into())).collect())
+    }
+
+    pub(super) async fn forget(&mut self, sagas: &[SagaId]) -> Result<(), Error> {
         for statement in [&self.sql.prune_ledger, &self.sql.prune_started] {
             sqlx::query(safe(statement))
-                .bind(serde_json::to_string(&gone)?)
+                .bind(serde_json::to_string(sagas)?)
                 .execute(&mut *self.tx)
                 .await
-                .map_err(failed)?;
+                .map_err(Error::database("forgetting old sagas"))?;
         }
-        Ok(gone.len() as u64)
+        Ok(())
     }
 
     pub(super) async fn read(&mut self, sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
