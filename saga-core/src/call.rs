@@ -79,7 +79,7 @@ pub(crate) enum Came {
 impl Fold<'_> {
     pub(crate) async fn answer(&mut self, answer: &Answer) -> Result<(), Aborted> {
         let began = Instant::now();
-        let contract = self.contract(answer.step).clone();
+        let contract = self.contract(answer.step);
         let rows = self.rows(answer.saga);
         let (row, ledger) = (rows.work(answer.id).cloned(), rows.ledger(contract.name).cloned());
         // It could be read when the call was leased.

@@ -68,7 +68,7 @@ pub(crate) struct Absent {
 pub(crate) struct Current<'r> {
     pub(crate) id: ReactionId,
     pub(crate) step: usize,
-    pub(crate) contract: Contract,
+    pub(crate) contract: &'r Contract,
     pub(crate) direction: Direction,
     pub(crate) delivery: &'r Delivery,
     pub(crate) event: &'r Envelope,
@@ -118,7 +118,7 @@ impl<'f> Fold<'f> {
             Arrival::Event(delivery, event) => {
                 for (step, direction) in self.shared.reactions(&event.event_type) {
                     let id = ReactionId::derive(event.saga, self.contract(step).name, direction, &event.id);
-                    let contract = self.contract(step).clone();
+                    let contract = self.contract(step);
                     let current = Current { id, step, contract, direction, delivery, event: &event, row: None };
                     self.react(current).await?;
                 }
@@ -482,7 +482,7 @@ impl<'r> Current<'r> {
         Current {
             id: self.id,
             step: self.step,
-            contract: self.contract.clone(),
+            contract: self.contract,
             direction: self.direction,
             delivery: self.delivery,
             event: self.event,

@@ -156,7 +156,7 @@ impl Fold<'_> {
             self.rows(row.saga).put_work(WorkRow { due_at, ..row });
             return Ok(());
         };
-        let contract = self.contract(step).clone();
+        let contract = self.contract(step);
         let state = self.rows(row.saga).ledger(&row.step).map(|ledger| ledger.state);
         let calls = match row.direction {
             Direction::Forward => state == Some(State::Calling),
