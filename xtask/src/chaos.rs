@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     // Whoever says where the binaries are has built them.
     if std::env::var_os("SAGA_BIN_DIR").is_none() {
         let harness: &[&str] = if args.points > 0 { &["--features", "saga-services/harness"] } else { &[] };
-        let mut build = crate::test::cargo(&[&["build", "--workspace", "--bins"], harness].concat());
+        let mut build = crate::cargo::cargo(&[&["build", "--workspace", "--bins"], harness].concat());
         ensure!(Guarded::spawn(&mut build)?.wait().await?.success(), "the services do not build");
     }
     let options = Options {

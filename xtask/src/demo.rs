@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result, ensure};
 use saga_core::clock::Clock;
 use saga_tests::{
     processes::{PARTICIPANTS, Processes, Setting, partitions_for},
-    support::{Guarded, Postgres, Stop},
+    support::{Guarded, Postgres},
     world::{Order, Totals, World as _},
 };
 
-use crate::pace;
+use crate::{cargo::cargo, pace};
 
 /// Orders between two looks at how far the sagas are.
 const CHUNK: usize = 500;
@@ -61,17 +61,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
          for more, name a Kafka with --kafka (cargo xtask servers starts one)"
     );
     println!("building the services");
-    let mut build = Guarded::command(env!("CARGO"), Stop::default());
     // Together with this program, so that both are built with the same features and nothing is built twice.
-    build.args(["build", "--release", "-p", "xtask", "-p", "saga-services", "--bins"]);
-    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    // What `cargo run` says of this package is no business of the build: some crates would be built again because of it.
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            build.env_remove(&name);
-        }
-    }
+    let mut build = cargo(&["build", "--release", "-p", "xtask", "-p", "saga-services", "--bins"]);
     ensure!(Guarded::spawn(&mut build)?.wait().await?.success(), "the services do not build");
 
     let begin = Instant::now();

@@ -19,7 +19,7 @@ use saga_tests::{
     world::{Order, World as _},
 };
 
-use crate::test::cargo;
+use crate::cargo::cargo;
 
 /// Services export every second.
 const BOUND: Duration = Duration::from_secs(30);

@@ -1,5 +1,6 @@
 //! Developer commands behind cargo aliases: `cargo xtask <command>`. One module per command; this file only chooses.
 
+mod cargo;
 mod chaos;
 mod demo;
 mod jaeger;

@@ -4,17 +4,18 @@
 //! left unchecked because something is not installed. One exception: a Jaeger has to be built where there is none, and a
 //! system's own Go is often too old for it. Without Go its check is named among what did not run, and that is no failure.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use saga_tests::support::{
-    Guarded, KAFKA_VARIABLE, Kafka, Missing, POSTGRES_VARIABLE, Postgres, SKIPS_VARIABLE, Stop, everything_is_required,
+    Guarded, KAFKA_VARIABLE, Kafka, Missing, POSTGRES_VARIABLE, Postgres, SKIPS_VARIABLE, everything_is_required,
     jaeger_binary,
 };
 use tokio::process::Command;
+
+use crate::cargo::cargo;
 
 use crate::chaos;
 use crate::jaeger;
@@ -138,22 +139,6 @@ async fn with_servers(args: &Args, report: &mut Report) -> anyhow::Result<Built>
     postgres.iter_mut().for_each(Postgres::begin_to_stop);
     drop((kafka, postgres));
     Ok(Built { built, can_crash })
-}
-
-/// A cargo command in this workspace, with the cargo that runs us.
-pub(crate) fn cargo(arguments: &[&str]) -> Command {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut command = Guarded::command(program, Stop::default());
-    command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    // What cargo tells this program about its package. Build scripts look at the same variables, so that leaving them
-    // would build their packages again here, and once more at the next cargo command by hand.
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(&name);
-        }
-    }
-    command
 }
 
 /// Tells the tests where a server is, or that there is none: a variable that names a dead server is not passed on.
