@@ -16,7 +16,7 @@ use saga_core::{
     retention::Retention,
     retry::Retry,
     signal,
-    start::{Requested, StartKey, Started},
+    start::Requested,
     step::{CallContext, Direction, Doubt, MustSucceed, give_up, reject, retry},
     store::WorkState,
 };
@@ -256,7 +256,7 @@ impl CompensateExternal for Ask2 {
 #[tokio::test]
 async fn a_rejection_that_is_said_by_a_discard_ends_the_saga() {
     let (mut toy, _) = with(|ask, _| Participant::new("toy").start(Begin).request(Beg).external(Ask2(ask))).await;
-    let saga = begun(&toy, "k").await;
+    let saga = toy.begin("k").await;
     for todo in [Todo::Fail, Todo::Reject, Todo::GiveUp] {
         toy.script.then(todo);
     }
@@ -284,19 +284,10 @@ impl Step for Beg {
     type CompensatedOn = Never;
 }
 
-async fn begun(toy: &Toy, key: &str) -> SagaId {
-    let key = StartKey { caller: "test", key, fingerprint: b"" };
-    let begin = async |_, _: &mut StepContext<'_>| Ok((Started1 {}, ()));
-    match toy.node.starter().start::<Begin, _, _>(key, begin).await.unwrap() {
-        Started::New(saga, ()) | Started::Repeated(saga, ()) => saga,
-    }
-}
-
-/// Sagas that have nothing to take back succeed without a call: the breaker of the calls that fail must not learn from them.
-#[tokio::test]
-async fn what_has_nothing_to_take_back_does_not_close_the_breaker_of_reversals() {
+/// So many sagas have fetched, and from now on everything fails while they are taken back.
+async fn whose_reversals_fail(sagas: usize) -> Toy {
     let mut toy = Toy::new([]).await;
-    let sagas: Vec<_> = (0..30).map(|_| toy.saga()).collect();
+    let sagas: Vec<_> = (0..sagas).map(|_| toy.saga()).collect();
     for (i, saga) in sagas.iter().enumerate() {
         toy.send(*saga, Fetch::TYPE, &format!("f{i}"));
     }
@@ -308,6 +299,13 @@ async fn what_has_nothing_to_take_back_does_not_close_the_breaker_of_reversals()
         toy.send(*saga, TookBack::TYPE, &format!("t{i}"));
     }
     toy.settle().await;
+    toy
+}
+
+/// Sagas that have nothing to take back succeed without a call: the breaker of the calls that fail must not learn from them.
+#[tokio::test]
+async fn what_has_nothing_to_take_back_does_not_close_the_breaker_of_reversals() {
+    let mut toy = whose_reversals_fail(30).await;
     let before = toy.script.seen().len();
     for i in 0..20 {
         let saga = toy.saga();
@@ -322,19 +320,7 @@ async fn what_has_nothing_to_take_back_does_not_close_the_breaker_of_reversals()
 /// The breaker holds a compensation whose call's lease has ended: until it may go, the forward is not called again.
 #[tokio::test]
 async fn a_compensation_that_is_held_keeps_its_forward_from_being_called_again() {
-    let mut toy = Toy::new([]).await;
-    let sagas: Vec<_> = (0..12).map(|_| toy.saga()).collect();
-    for (i, saga) in sagas.iter().enumerate() {
-        toy.send(*saga, Fetch::TYPE, &format!("f{i}"));
-    }
-    toy.settle().await;
-    for _ in 0..10_000 {
-        toy.script.then(Todo::Fail);
-    }
-    for (i, saga) in sagas.iter().enumerate() {
-        toy.send(*saga, TookBack::TYPE, &format!("t{i}"));
-    }
-    toy.settle().await;
+    let mut toy = whose_reversals_fail(12).await;
     for _ in 0..8 {
         toy.later(30).await;
     }
@@ -374,11 +360,11 @@ async fn a_compensation_that_is_held_keeps_its_forward_from_being_called_again()
 async fn a_saga_that_has_not_ended_is_not_forgotten_where_it_started() {
     let mut toy = Toy::new([]).await;
     toy.node = toy.another().remembering(Retention::keep(Duration::from_secs(3_600)));
-    let saga = begun(&toy, "k").await;
+    let saga = toy.begin("k").await;
     toy.settle().await;
     toy.later(10 * 3_600).await;
     assert_eq!(toy.node.keep_house().await.unwrap(), 0);
-    assert_eq!(begun(&toy, "k").await, saga);
+    assert_eq!(toy.begin("k").await, saga);
     toy.send(saga, Did::TYPE, "d"); // its ending
     toy.settle().await;
     assert_eq!(toy.node.keep_house().await.unwrap(), 1);

@@ -9,13 +9,12 @@ use std::{
 };
 
 use saga_core::{
-    Error, Event as _, StepContext,
+    Error, Event as _,
     envelope::Delivery,
     node::Node,
     observer::{Measure, Observer, Unseen},
     participant::Participant,
     retention::Retention,
-    start::{StartKey, Started},
     store::WorkState,
     transport::{BoxFuture, Limit, Position, Source, SourceStatus, TransportError},
 };
@@ -35,14 +34,6 @@ impl Observer for Overdue {
         if let Measure::Overdue { sagas } = measure {
             self.0.lock().unwrap().push(*sagas);
         }
-    }
-}
-
-async fn begin(toy: &Toy, key: &str) -> saga_core::id::SagaId {
-    let key = StartKey { caller: "test", key, fingerprint: b"" };
-    let begin = async |_, _: &mut StepContext<'_>| Ok((Started1 {}, ()));
-    match toy.node.starter().start::<Begin, _, _>(key, begin).await.unwrap() {
-        Started::New(saga, ()) | Started::Repeated(saga, ()) => saga,
     }
 }
 
@@ -121,13 +112,13 @@ async fn a_saga_that_waits_is_remembered_however_old_it_is() {
 async fn a_start_is_forgotten_with_its_saga() {
     let mut toy = Toy::new([]).await;
     toy.node = toy.another().remembering(two_days());
-    let first = begin(&toy, "k").await;
+    let first = toy.begin("k").await;
     toy.settle().await;
-    assert_eq!(begin(&toy, "k").await, first);
+    assert_eq!(toy.begin("k").await, first);
     toy.send(first, Did::TYPE, "d1"); // its ending
     toy.later(3 * DAY).await;
     toy.node.keep_house().await.unwrap();
-    assert_ne!(begin(&toy, "k").await, first, "the key is as old as its saga");
+    assert_ne!(toy.begin("k").await, first, "the key is as old as its saga");
 }
 
 #[tokio::test]
@@ -135,7 +126,7 @@ async fn a_saga_that_simply_stopped_is_counted_as_overdue_where_it_started() {
     let seen = Arc::new(Overdue::default());
     let mut toy = Toy::new([]).await;
     toy.node = toy.observed(seen.clone()).remembering(two_days().overdue_after(Duration::from_secs(600)));
-    let sagas = [begin(&toy, "1").await, begin(&toy, "2").await];
+    let sagas = [toy.begin("1").await, toy.begin("2").await];
     toy.settle().await;
     toy.node.keep_house().await.unwrap();
     toy.later(601).await;

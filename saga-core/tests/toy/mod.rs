@@ -17,6 +17,7 @@ use saga_core::{
     observer::{Observer, Unseen},
     one_of,
     retry::Retry,
+    start::{StartKey, Started},
     step::{CallContext, Doubt, MustSucceed, give_up, reject, reject_after_effect, retry},
     store::{Store, WorkState},
     transport::{Sink, memory::MemoryBroker},
@@ -280,6 +281,15 @@ impl Toy {
 
     pub fn saga(&self) -> SagaId {
         SagaId::mint(&self.clock)
+    }
+
+    /// Starts a saga, or finds the one that was started under this key.
+    pub async fn begin(&self, key: &str) -> SagaId {
+        let key = StartKey { caller: "test", key, fingerprint: b"" };
+        let begin = async |_, _: &mut StepContext<'_>| Ok((Started1 {}, ()));
+        match self.node.starter().start::<Begin, _, _>(key, begin).await.unwrap() {
+            Started::New(saga, ()) | Started::Repeated(saga, ()) => saga,
+        }
     }
 
     pub fn send(&self, saga: SagaId, event_type: &str, id: &str) {
