@@ -1,15 +1,15 @@
 //! How far a group has come, asked from outside of it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode as Code},
 };
 
 use super::{
-    ANSWER_WITHIN, client_error,
+    ANSWER_WITHIN, POLL, client_error,
     config::{BOTH, CONSUMER, KafkaConfig, creation_error},
     topics::partition_counts,
 };
@@ -70,7 +70,7 @@ async fn ask<T: Send + 'static>(
     config: &KafkaConfig,
     topics: &[&str],
     context: String,
-    question: impl FnOnce(&BaseConsumer, TopicPartitionList) -> Result<T, KafkaError> + Send + 'static,
+    question: impl Fn(&BaseConsumer, TopicPartitionList) -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, TransportError> {
     let mut client = config.with(&[BOTH, CONSUMER])?;
     client.set("group.id", &config.group).set("enable.auto.commit", "false");
@@ -83,7 +83,19 @@ async fn ask<T: Send + 'static>(
                 partitions.add_partition(&topic, partition);
             }
         }
-        question(&consumer, partitions).map_err(|error| client_error(&context, error))
+        let begun = Instant::now();
+        loop {
+            match question(&consumer, partitions.clone()) {
+                Err(error) if is_moving(&error) && begun.elapsed() < ANSWER_WITHIN => std::thread::sleep(POLL),
+                answer => return answer.map_err(|error| client_error(&context, error)),
+            }
+        }
     };
     tokio::task::spawn_blocking(asking).await.map_err(|error| client_error("asking the broker", error))?
+}
+
+/// The broker that keeps the group's positions has just started, or another one takes over: in a moment one of them knows.
+fn is_moving(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(Code::NotCoordinator | Code::CoordinatorLoadInProgress | Code::CoordinatorNotAvailable))
 }
