@@ -9,9 +9,10 @@ use std::{
 use serde_json::Value;
 
 /// From the bottom up; each may use those below it, and not those beside it.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["saga-compensation"],
     &["saga-core"],
+    &["saga-choreography"],
     &["saga-tracing"],
     &["saga-services", "saga-cli"],
     &["saga-tests"],
