@@ -139,7 +139,9 @@ impl Manifest {
         let contracts = participant.contracts();
         let mut events = BTreeMap::new();
         for contract in &contracts {
-            let recorded = if contract.compensated_on.is_empty() { &[] } else { contract.emits.as_slice() };
+            // A gate is never taken back, so what it did is never read again.
+            let kept = contract.compensated_on.is_empty() || contract.kind == StepKind::Gate;
+            let recorded = if kept { &[] } else { contract.emits.as_slice() };
             for event in contract.published() {
                 known(&mut events, &event).writes.get_or_insert_with(|| event.shape.written());
             }

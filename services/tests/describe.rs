@@ -181,31 +181,6 @@ fn the_json_says_everything_that_a_participant_declares() {
                 ],
                 "title": "ShipmentScheduled",
                 "type": "object"
-              },
-              "reads": {
-                "description": "The goods will go out.",
-                "properties": {
-                  "item": {
-                    "description": "What goes out.",
-                    "type": "string"
-                  },
-                  "order": {
-                    "description": "The order's id, a UUID.",
-                    "type": "string"
-                  },
-                  "quantity": {
-                    "description": "How many.",
-                    "format": "int64",
-                    "type": "integer"
-                  }
-                },
-                "required": [
-                  "order",
-                  "item",
-                  "quantity"
-                ],
-                "title": "ShipmentScheduled",
-                "type": "object"
               }
             }
           }
