@@ -129,7 +129,8 @@ fn root() -> PathBuf {
 /// Every source file of every package, with its lines of code.
 fn sources() -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
-    let folders = ["compensation", "saga-core", "choreography", "tracing", "services", "saga-cli", "tests", "checker", "xtask"];
+    let folders =
+        ["compensation", "saga-core", "choreography", "tracing", "services", "saga-cli", "tests", "checker", "xtask"];
     let mut folders: Vec<PathBuf> = folders.iter().map(|package| root().join(package).join("src")).collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
