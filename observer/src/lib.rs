@@ -7,8 +7,11 @@
 //! The invariant: sagas never depend on it. It publishes nothing that a participant hears, and its database can be deleted and
 //! filled again from the topics.
 
+pub mod intake;
 pub mod saga;
+pub mod store;
 pub mod view;
 
 pub use saga::Saga;
-pub use view::View;
+pub use store::Store;
+pub use view::{Cast, View};

@@ -1,15 +1,12 @@
 //! What was seen is folded to the same row, and the same view, whatever came first and however often.
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
-use std::collections::BTreeMap;
+mod shop;
 
 use proptest::prelude::*;
-use saga_choreography::Choreography;
 use saga_core::{
-    Manifest,
-    envelope::{Envelope, Kind, TraceContext},
-    event::Ending,
-    id::{EventId, ReactionId, SagaId},
+    envelope::TraceContext,
+    id::{EventId, ReactionId},
     signal::Tells,
     step::Direction,
 };
@@ -18,72 +15,8 @@ use saga_observer::{
     saga::{Place, Told},
     view::{Cast, View},
 };
+use shop::{cancelled, choreography};
 use uuid::Uuid;
-
-const SHOP: &str = r#"[
-  { "manifest": 1, "participant": "order",
-    "steps": [
-      { "step": "place-order", "kind": "start", "emits": ["shop.order.placed.v1"],
-        "compensated_on": ["shop.payment.refunded.v1"], "compensated": ["shop.order.cancelled.v1"] },
-      { "step": "complete-order", "kind": "local", "on": ["shop.shipment.scheduled.v1"],
-        "emits": ["shop.order.completed.v1"] } ],
-    "events": {
-      "shop.order.placed.v1": { "topic": "order", "writes": true },
-      "shop.order.completed.v1": { "topic": "order", "ending": "completed", "writes": true },
-      "shop.order.cancelled.v1": { "topic": "order", "ending": "cancelled", "writes": true } } },
-  { "manifest": 1, "participant": "payment",
-    "steps": [
-      { "step": "charge-customer", "kind": "external", "on": ["shop.order.placed.v1"],
-        "emits": ["shop.payment.charged.v1"],
-        "compensated_on": ["shop.shipment.failed.v1"], "compensated": ["shop.payment.refunded.v1"] } ],
-    "events": {
-      "shop.payment.charged.v1": { "topic": "payment", "writes": true },
-      "shop.payment.refunded.v1": { "topic": "payment", "writes": true } } },
-  { "manifest": 1, "participant": "shipping",
-    "steps": [
-      { "step": "ship-order", "kind": "local", "on": ["shop.payment.charged.v1"],
-        "emits": ["shop.shipment.scheduled.v1"], "rejects": ["shop.shipment.failed.v1"] } ],
-    "events": {
-      "shop.shipment.scheduled.v1": { "topic": "shipping", "writes": true },
-      "shop.shipment.failed.v1": { "topic": "shipping", "writes": true } } }
-]"#;
-
-fn event(number: u8, source: &str, step: &str, kind: Kind, event_type: &str, cause: Option<u8>) -> Envelope {
-    Envelope {
-        id: EventId(format!("e{number}")),
-        source: format!("/{source}"),
-        event_type: event_type.to_owned(),
-        time: Some(i64::from(number) * 1_000),
-        subject: Some("order 4711".to_owned()),
-        saga: SagaId(Uuid::from_u128(7)),
-        causation: cause.map(|cause| EventId(format!("e{cause}"))),
-        step: Some(step.to_owned()),
-        kind: Some(kind),
-        ending: match event_type {
-            "shop.order.completed.v1" => Some(Ending::Completed),
-            "shop.order.cancelled.v1" => Some(Ending::Cancelled),
-            _ => None,
-        },
-        hops: u32::from(number),
-        trace: TraceContext {
-            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
-            tracestate: None,
-        },
-        extensions: BTreeMap::new(),
-        body: b"{}".to_vec(),
-    }
-}
-
-/// A cancelled order, from its start to its ending.
-fn cancelled() -> Vec<Envelope> {
-    vec![
-        event(0, "order", "place-order", Kind::Done, "shop.order.placed.v1", None),
-        event(1, "payment", "charge-customer", Kind::Done, "shop.payment.charged.v1", Some(0)),
-        event(2, "shipping", "ship-order", Kind::Rejected, "shop.shipment.failed.v1", Some(1)),
-        event(3, "payment", "charge-customer", Kind::Compensated, "shop.payment.refunded.v1", Some(2)),
-        event(4, "order", "place-order", Kind::Compensated, "shop.order.cancelled.v1", Some(3)),
-    ]
-}
 
 fn place(offset: i64) -> Place {
     Place { topic: "t".to_owned(), partition: 0, offset }
@@ -110,15 +43,14 @@ fn folded(seen: impl IntoIterator<Item = Saga>) -> Saga {
 }
 
 fn view(saga: &Saga) -> View {
-    let choreography = Choreography::from(Manifest::read(SHOP).unwrap());
-    Cast::of(choreography.flow()).view(saga)
+    Cast::of(choreography().flow()).view(saga)
 }
 
 #[test]
 fn at_each_moment_somebody_owes_the_next_event() {
     let mut shown = String::new();
     let mut saga = Saga::default();
-    for (offset, event) in cancelled().into_iter().enumerate() {
+    for (offset, event) in cancelled(7).into_iter().enumerate() {
         saga.merge(Saga::of_event(&event, place(offset as i64)));
         let view = view(&saga);
         let waiting: Vec<String> = view.waiting.iter().map(|awaited| awaited.describe()).collect();
@@ -139,7 +71,7 @@ fn at_each_moment_somebody_owes_the_next_event() {
 fn a_signal_says_why_and_a_later_one_that_it_is_over() {
     let charge = ("payment", "charge-customer", Direction::Forward);
     let reaction = ReactionId(Uuid::from_u128(1));
-    let mut saga = folded([Saga::of_event(&cancelled()[0], place(0))]);
+    let mut saga = folded([Saga::of_event(&cancelled(7)[0], place(0))]);
     let mut states = vec![view(&saga).state.as_str()];
     for (seq, tells) in [Tells::Deferred, Tells::Stuck, Tells::Redriven, Tells::Settled].into_iter().enumerate() {
         saga.merge(Saga::of_signal(reaction, told(tells, seq as i64, charge, 0)));
@@ -154,7 +86,7 @@ fn anything() -> impl Strategy<Value = Vec<Saga>> {
     let signals = proptest::collection::vec((0u8..3, 0i64..4, 0usize..4), 0..10);
     (events, signals).prop_map(|(events, signals)| {
         let events = events.into_iter().map(|(which, offset, again)| {
-            let mut event = cancelled().remove(which);
+            let mut event = cancelled(7).remove(which);
             if again {
                 // Ran again before it committed: another time, another trace.
                 event.time = event.time.map(|time| time + 5);
