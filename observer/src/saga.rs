@@ -7,13 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use saga_core::{
-    envelope::{Envelope, Kind},
+    envelope::{Envelope, Kind, TraceContext},
     event::Ending,
-    id::{EventId, ReactionId},
+    id::{EventId, ReactionId, SagaId},
     signal::Tells,
     step::Direction,
+    timeline::{self, Timeline},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// Places of one event that are kept: enough to say that it was sent again, few enough that a thousandfold repetition stays small.
 const MOST_PLACES: usize = 8;
@@ -56,6 +58,8 @@ pub struct Seen {
     pub subject: Option<String>,
     /// W3C `traceparent`.
     pub traceparent: Option<String>,
+    /// The text field `reason` of its body, where there is one, on one line.
+    pub reason: Option<String>,
     /// Where it stands in the log, the first places of it: more than one when it was sent again.
     pub places: BTreeSet<Place>,
 }
@@ -107,6 +111,7 @@ impl Saga {
             hops: event.hops,
             subject: event.subject.clone(),
             traceparent: event.trace.traceparent.clone(),
+            reason: timeline::reason(&event.body),
             places: BTreeSet::from([place]),
         };
         let events = BTreeMap::from([(event.source.clone(), BTreeMap::from([(event.id.clone(), seen)]))]);
@@ -149,6 +154,27 @@ impl Saga {
     /// The last of what was told of each reaction.
     pub fn told(&self) -> impl Iterator<Item = (ReactionId, &Told)> {
         self.told.iter().map(|(reaction, told)| (*reaction, told))
+    }
+
+    /// Its events in the order of cause and effect, as participants, tests and the demo show them.
+    pub fn timeline(&self, saga: SagaId) -> Timeline {
+        let envelope = |(source, id, seen): (&str, &EventId, &Seen)| Envelope {
+            id: id.clone(),
+            source: source.to_owned(),
+            event_type: seen.event_type.clone(),
+            time: seen.time,
+            subject: seen.subject.clone(),
+            saga,
+            causation: seen.causation.clone(),
+            step: seen.step.clone(),
+            kind: seen.kind,
+            ending: seen.ending,
+            hops: seen.hops,
+            trace: TraceContext { traceparent: seen.traceparent.clone(), tracestate: None },
+            extensions: BTreeMap::new(),
+            body: seen.reason.as_ref().map(|reason| json!({ "reason": reason }).to_string()).unwrap_or_default().into(),
+        };
+        Timeline::of(saga, self.events().map(envelope))
     }
 
     /// More was seen than is kept: what is said of it may be wrong.

@@ -6,7 +6,7 @@ mod shop;
 use proptest::prelude::*;
 use saga_core::{
     envelope::TraceContext,
-    id::{EventId, ReactionId},
+    id::{EventId, ReactionId, SagaId},
     signal::Tells,
     step::Direction,
 };
@@ -64,6 +64,14 @@ fn at_each_moment_somebody_owes_the_next_event() {
         cancelled: ; then 
     "#]]
     .assert_eq(&shown);
+    expect_test::expect![[r#"
+        order     place-order      OrderPlaced
+        payment   charge-customer  OrderPlaced     -> PaymentCharged
+        shipping  ship-order       PaymentCharged  -> ShipmentFailed   rejected: out of stock
+        payment   charge-customer  ShipmentFailed  -> PaymentRefunded  compensated
+        order     place-order      PaymentRefunded -> OrderCancelled   compensated, cancelled
+    "#]]
+    .assert_eq(&saga.timeline(SagaId(Uuid::from_u128(7))).to_string());
     assert_eq!(view(&saga).trace_id.as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
 }
 

@@ -74,7 +74,7 @@ fn event(
             tracestate: None,
         },
         extensions: BTreeMap::new(),
-        body: b"{}".to_vec(),
+        body: if kind == Kind::Rejected { br#"{"reason":"out of stock"}"#.to_vec() } else { b"{}".to_vec() },
     }
 }
 
