@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use saga_core::{
-    Error,
+    Error, Manifest,
     event::Ending,
     id::SagaId,
     store::{Conn, Store as Tables, Tx},
@@ -25,11 +25,12 @@ use crate::{
 const NAME: &str = "observer";
 
 /// Run one by one, in the dialect of both.
-const SCHEMA: [&str; 5] = [
+const SCHEMA: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS observer_meta (only_row BIGINT PRIMARY KEY, version BIGINT NOT NULL, instance TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS observer_sagas (
         saga TEXT PRIMARY KEY, body TEXT NOT NULL, state TEXT NOT NULL, ending TEXT NOT NULL, awaited TEXT NOT NULL,
         since BIGINT NOT NULL, started_at BIGINT NOT NULL, changed_at BIGINT NOT NULL, subjects TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS observer_manifests (participant TEXT PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS observer_sagas_state ON observer_sagas (state, since)",
     "CREATE INDEX IF NOT EXISTS observer_sagas_awaited ON observer_sagas (awaited, since)",
     "CREATE INDEX IF NOT EXISTS observer_sagas_subjects ON observer_sagas (subjects)",
@@ -108,6 +109,21 @@ impl Store {
         Ok(Self { tables, instance })
     }
 
+    /// Connects to tables that an observer has made; `None` when there are none of this version.
+    pub async fn existing(url: &str) -> Result<Option<Self>, Error> {
+        let tables = Tables::connect(url, NAME).await?;
+        let meta = "SELECT version, instance FROM observer_meta WHERE only_row = 1";
+        let found: Result<Option<(i64, String)>, Error> = tables.fetch_optional(meta, ()).await;
+        let instance = match found {
+            Ok(Some((VERSION, instance))) => instance.parse().ok(),
+            Ok(_) => None,
+            // There is no such table: said by the database itself, so it is there.
+            Err(Error::Database { source, .. }) if source.as_database_error().is_some() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(instance.map(|instance| Self { tables, instance }))
+    }
+
     /// The consumer group that fills these tables, and no others.
     pub fn group(&self) -> String {
         format!("saga-observer-{}", self.instance)
@@ -159,6 +175,45 @@ impl Store {
                     filter.after.map(|after| after.to_string()).unwrap_or_default(),
                     i64::from(limit),
                 ),
+            )
+            .await
+    }
+
+    /// Remembers the manifests beside which sagas are viewed, so that whoever asks these tables sees them in the same way.
+    pub async fn remember(&self, manifests: &[Manifest]) -> Result<(), Error> {
+        let mut tx = self.tables.begin().await?;
+        let mut conn = tx.conn();
+        for manifest in manifests {
+            conn.execute(
+                "INSERT INTO observer_manifests (participant, body) VALUES ($1, $2)
+                 ON CONFLICT (participant) DO UPDATE SET body = excluded.body",
+                (manifest.participant.clone(), serde_json::to_string(manifest)?),
+            )
+            .await
+            .map_err(database("remembering manifests"))?;
+        }
+        tx.commit().await
+    }
+
+    /// The manifests that were remembered, by participant.
+    pub async fn manifests(&self) -> Result<Vec<Manifest>, Error> {
+        let sql = "SELECT body FROM observer_manifests ORDER BY participant";
+        let rows: Vec<(String,)> = self.tables.fetch_all(sql, ()).await?;
+        let mut manifests = Vec::with_capacity(rows.len());
+        for (body,) in rows {
+            manifests.push(serde_json::from_str(&body)?);
+        }
+        Ok(manifests)
+    }
+
+    /// The sagas that are not stuck and have waited for something since before this time (milliseconds since the Unix epoch), those
+    /// that have waited longest first, at most `limit`.
+    pub async fn waiting_since(&self, before: i64, limit: u32) -> Result<Vec<Listed>, Error> {
+        self.tables
+            .fetch_all(
+                "SELECT saga, state, ending, awaited, since, started_at, changed_at, subjects FROM observer_sagas
+                 WHERE awaited <> '' AND state <> 'stuck' AND since < $1 ORDER BY since LIMIT $2",
+                (before, i64::from(limit)),
             )
             .await
     }

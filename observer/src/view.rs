@@ -40,6 +40,17 @@ pub enum State {
 }
 
 impl State {
+    /// Every state, those that need somebody first.
+    pub const ALL: [State; 7] = [
+        State::Stuck,
+        State::Deferred,
+        State::Running,
+        State::Silent,
+        State::Ending,
+        State::Completed,
+        State::Cancelled,
+    ];
+
     /// The word that tables carry.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -8,8 +8,12 @@ mod confirm;
 mod database;
 mod discard;
 mod draw;
+mod list;
 mod manifests;
+mod observe;
+mod observed;
 mod redrive;
+mod saga;
 mod selection;
 mod show;
 mod text;
@@ -20,7 +24,14 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    database::Databases, discard::DiscardCommand, draw::DrawCommand, redrive::RedriveCommand, work::WorkCommand,
+    database::Databases,
+    discard::DiscardCommand,
+    draw::DrawCommand,
+    list::{ListCommand, StuckCommand},
+    observe::ObserveCommand,
+    redrive::RedriveCommand,
+    saga::ShowCommand,
+    work::WorkCommand,
 };
 
 #[derive(Debug, Parser)]
@@ -59,6 +70,17 @@ enum Command {
     /// Draw a choreography: pictures, tables and documents
     #[command(long_about = draw::LONG)]
     Draw(DrawCommand),
+    /// Watch the topics, and keep for every saga where it is and what it waits for
+    #[command(long_about = observe::LONG)]
+    Observe(ObserveCommand),
+    /// List sagas: by state, age, what they wait for, or a text in their business keys
+    #[command(long_about = list::LONG)]
+    List(ListCommand),
+    /// Show one saga whole, by its id or a business key
+    #[command(long_about = saga::LONG)]
+    Show(ShowCommand),
+    /// Tell what needs a person; exits with 3 when something does
+    Stuck(StuckCommand),
 }
 
 /// A command that works on the databases of participants.
@@ -77,6 +99,10 @@ async fn main() -> ExitCode {
         Command::Redrive(At { command, databases }) => command.run(&databases).await,
         Command::Discard(At { command, databases }) => command.run(&databases).await,
         Command::Draw(draw) => draw.run().await,
+        Command::Observe(observe) => observe.run().await,
+        Command::List(list) => list.run().await,
+        Command::Show(show) => show.run().await,
+        Command::Stuck(stuck) => stuck.run().await,
     };
     done.unwrap_or_else(|error| {
         eprintln!("saga: {error:#}");
