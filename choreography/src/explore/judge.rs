@@ -66,10 +66,14 @@ impl Model<'_, '_> {
             // Of joined steps each only notes that its own branch is done.
             _ if player.emits.is_empty() || !player.joins.is_empty() => None,
             // It is how the saga was cancelled, or what comes of that.
-            _ if player.forward.both(&end.emitted).any(is_cancelled) => None,
+            _ if player.forward.both(&end.emitted).any(|event| is_cancelled(event) || self.takes_back(event)) => None,
             _ if row.opened.is_some_and(is_cancelled) => None,
             StepKind::Local | StepKind::External => Some(Code::NoGate),
         }
+    }
+
+    fn takes_back(&self, event: usize) -> bool {
+        self.steps.iter().any(|player| player.compensated_on.contains(event))
     }
 
     /// Whether something takes the step back: not a gate, which can only be shut.

@@ -83,21 +83,26 @@ fn explore_start(flow: &Flow<'_>, start: StepId, bounds: &Bounds, explored: &mut
     // The first run to a fault is a shortest one.
     let mut found = BTreeMap::<Fault, Finding>::new();
     let mut races = BTreeSet::new();
-    let reach = search(&model, bounds.states, |at| model.few_moves(at), |end, way| {
-        let faults = model.faults(end);
-        let key = |fault: &Fault| Fault { event: None, ..*fault };
-        if faults.iter().all(|fault| found.contains_key(&key(fault))) {
-            return;
-        }
-        let run = way.moves();
-        for fault in at_the_root(&faults, &run) {
-            // Of two endings either may be the first: that is one thing to mend.
-            if fault.code == Code::TwoEndings && !races.insert(model.rivals(fault.step, &run)) {
-                continue;
+    let reach = search(
+        &model,
+        bounds.states,
+        |at| model.few_moves(at),
+        |end, way| {
+            let faults = model.faults(end);
+            let key = |fault: &Fault| Fault { event: None, ..*fault };
+            if faults.iter().all(|fault| found.contains_key(&key(fault))) {
+                return;
             }
-            found.entry(key(&fault)).or_insert_with(|| model.finding(fault, &run, end));
-        }
-    });
+            let run = way.moves();
+            for fault in at_the_root(&faults, &run) {
+                // Of two endings either may be the first: that is one thing to mend.
+                if fault.code == Code::TwoEndings && !races.insert(model.rivals(fault.step, &run)) {
+                    continue;
+                }
+                found.entry(key(&fault)).or_insert_with(|| model.finding(fault, &run, end));
+            }
+        },
+    );
     explored.findings.extend(found.into_values());
     explored.states += reach.states;
     explored.ends += reach.ends;
@@ -109,9 +114,15 @@ fn explore_start(flow: &Flow<'_>, start: StepId, bounds: &Bounds, explored: &mut
             "sagas that {label} starts: {} states were seen, and of {} of them only one run each was followed",
             reach.states, reach.left
         ));
-        let message = format!("not every run of the sagas that {label} starts was explored: {} states were seen", reach.states);
-        let fix = format!("allow more than {} states, or end and start a new saga where few branches are open", bounds.states);
-        explored.findings.push(Finding::new(Code::NotExplored, step.participant, message, fix).step(&step.declared.step));
+        let message =
+            format!("not every run of the sagas that {label} starts was explored: {} states were seen", reach.states);
+        let fix = format!(
+            "allow more than {} states, or end and start a new saga where few branches are open",
+            bounds.states
+        );
+        explored
+            .findings
+            .push(Finding::new(Code::NotExplored, step.participant, message, fix).step(&step.declared.step));
     }
 }
 
@@ -145,21 +156,30 @@ impl Model<'_, '_> {
         let (message, fix) = match code {
             Code::Uncompensated => (
                 format!("{label} stays done although the saga is cancelled by {event_label}"),
-                format!("let {name} be compensated on {no}, or on what a later step's compensation emits on every way from there to {event_label}"),
+                format!(
+                    "let {name} be compensated on {no}, or on what a later step's compensation emits on every way from there to {event_label}"
+                ),
             ),
             Code::NoGate if self.steps[step].kind == StepKind::Gate => (
                 format!("{label} has passed although the saga is cancelled by {event_label}"),
-                format!("let nothing cancel a saga past its gate: compensate the other steps on what {name} emits when it is shut, not on {no}"),
+                format!(
+                    "let nothing cancel a saga past its gate: compensate the other steps on what {name} emits when it is shut, not on {no}"
+                ),
             ),
             Code::NoGate => (
                 format!("{label} is done and cannot be taken back although the saga is cancelled by {event_label}"),
-                format!("say how {name} is taken back, on {no}, or make it a gate that decides alone whether the saga may still be cancelled"),
+                format!(
+                    "say how {name} is taken back, on {no}, or make it a gate that decides alone whether the saga may still be cancelled"
+                ),
             ),
             Code::CompensatedThoughCompleted => {
-                let shut = if end.rows[step].ledger == Some(saga_compensation::State::Void) { "shut" } else { "taken back" };
+                let shut =
+                    if end.rows[step].ledger == Some(saga_compensation::State::Void) { "shut" } else { "taken back" };
                 (
                     format!("{label} is {shut} on {why} although the saga completes by {event_label}"),
-                    format!("let {why} be heard by the gate alone, before which nothing completes, and compensate {name} on what the gate emits when it is shut"),
+                    format!(
+                        "compensate {name} on what a gate emits when it is shut, not on {why}, which sagas that complete may bring too"
+                    ),
                 )
             }
             Code::SecondTrigger => self.second_trigger(step, run),
@@ -167,7 +187,8 @@ impl Model<'_, '_> {
             _ => self.no_ending(step, event),
         };
         let at = self.flow.step(self.steps[step].id);
-        let finding = Finding::new(code, at.participant, message, fix).step(&at.declared.step).path(self.story(run, end));
+        let finding =
+            Finding::new(code, at.participant, message, fix).step(&at.declared.step).path(self.story(run, end));
         match event.filter(|_| code == Code::NoEnding) {
             Some(event) => finding.event(self.flow.event(self.emissions[event].event).name),
             None => finding,
@@ -176,14 +197,17 @@ impl Model<'_, '_> {
 
     fn second_trigger(&self, step: usize, run: &[Move]) -> (String, String) {
         let (label, name) = (self.step_label(step), &self.flow.step(self.steps[step].id).declared.step);
-        let told = |event: usize| format!("{} of {}", self.event_label(event), self.step_label(self.emissions[event].step));
+        let told =
+            |event: usize| format!("{} of {}", self.event_label(event), self.step_label(self.emissions[event].step));
         let triggers = run.iter().filter(|taken| taken.step == step && taken.what != What::InDoubt);
         let second = triggers.clone().find(|taken| taken.what == What::SecondTrigger).and_then(|taken| taken.cause);
         let first = triggers.filter_map(|taken| taken.cause).find(|cause| self.steps[step].on.contains(*cause));
         let (first, second) = (first.map(told).unwrap_or_default(), second.map(told).unwrap_or_default());
         (
             format!("{label} is triggered by {first}, and in the same saga by {second}"),
-            format!("let one saga bring only one of them, say that the first trigger of {name} wins, or make a step of each and join them"),
+            format!(
+                "let a saga bring only one of them, say that the first trigger of {name} wins, or make a step of each and join them"
+            ),
         )
     }
 
@@ -206,10 +230,13 @@ impl Model<'_, '_> {
         let mut endings = self.endings(run);
         let first = endings.next();
         let second = endings.filter(|taken| taken.step == step).last().or(first);
-        let ((by, first), (label, second)) = (first.map(told).unwrap_or_default(), second.map(told).unwrap_or_default());
+        let ((by, first), (label, second)) =
+            (first.map(told).unwrap_or_default(), second.map(told).unwrap_or_default());
         (
             format!("{label} ends the saga by {second} after {by} has ended it by {first}"),
-            format!("let one ledger row decide between {first} and {second}: a gate before the one that the other's cause shuts"),
+            format!(
+                "let one ledger row decide between {first} and {second}: a gate that has to pass for one of them, and to be shut for the other"
+            ),
         )
     }
 

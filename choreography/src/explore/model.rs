@@ -99,6 +99,8 @@ pub(super) struct Row {
     pub(super) forward_stuck: bool,
     /// The same of the compensation.
     pub(super) compensation_stuck: bool,
+    /// The request will never come: nobody has to change their mind.
+    pub(super) withheld: bool,
 }
 
 /// Something that happens.
@@ -117,6 +119,8 @@ pub(super) struct Move {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum What {
     Requested,
+    /// Nobody will request it. So no saga is found to end only because somebody did.
+    Withheld,
     Called,
     Done,
     /// Done before those that it joins, so its event does not go out.
@@ -192,10 +196,8 @@ impl<'f, 'm> Model<'f, 'm> {
     /// How a saga can begin: the start step emits one of its events.
     pub(super) fn begins(&self) -> Vec<(Move, State)> {
         let start = &self.steps[self.start];
-        let nothing = State {
-            rows: vec![Row::default(); self.steps.len()].into(),
-            emitted: Set::new(self.emissions.len()),
-        };
+        let nothing =
+            State { rows: vec![Row::default(); self.steps.len()].into(), emitted: Set::new(self.emissions.len()) };
         outcomes(&start.emits)
             .map(|emits| Move { step: self.start, cause: None, what: What::Done, emits, stuck: false })
             .map(|first| (first, self.after(&nothing, &first)))
@@ -208,7 +210,8 @@ impl<'f, 'm> Model<'f, 'm> {
         let ended = at.emitted.meets(&player.endings);
         let ends = |emits: Option<usize>| emits.is_some_and(|e| self.emissions[e].ending.is_some());
         let go = |cause, what, emits| Move { step, cause, what, emits, stuck: ended && ends(emits) };
-        if player.requestable && row.ledger.is_none() && !ended {
+        if player.requestable && row.ledger.is_none() && !row.withheld && !ended {
+            out.push(go(None, What::Withheld, None));
             out.extend(outcomes(&player.emits).map(|emits| go(None, What::Requested, emits)));
         }
         // Of joined steps the last one to be done emits.
@@ -289,7 +292,7 @@ impl<'f, 'm> Model<'f, 'm> {
             let mut more = false;
             for (player, row) in self.steps.iter().zip(&at.rows).filter(|(player, _)| !cells.contains(player.cell)) {
                 let runs = match row.ledger {
-                    None => player.requestable || player.on.meets(&foreseen),
+                    None => player.requestable && !row.withheld || player.on.meets(&foreseen),
                     Some(ledger) => ledger == Ledger::Calling,
                 };
                 if runs {
@@ -319,6 +322,10 @@ impl<'f, 'm> Model<'f, 'm> {
         let (to, opens) = match taken.what {
             What::SecondTrigger => {
                 row.second_trigger = true;
+                return next;
+            }
+            What::Withheld => {
+                row.withheld = true;
                 return next;
             }
             What::Called => (Ledger::Calling, true),
@@ -407,10 +414,8 @@ fn assign_cells<'m>(steps: &mut [Player], participant: &impl Fn(usize) -> &'m st
     for i in 0..steps.len() {
         for j in 0..i {
             let joined = steps[i].joins.contains(&j) || steps[j].joins.contains(&i);
-            let rivals = participant(i) == participant(j)
-                && !steps[i].endings.is_empty()
-                && ends(&steps[i])
-                && ends(&steps[j]);
+            let rivals =
+                participant(i) == participant(j) && !steps[i].endings.is_empty() && ends(&steps[i]) && ends(&steps[j]);
             if joined || rivals {
                 let (from, to) = (steps[i].cell, steps[j].cell);
                 steps.iter_mut().filter(|player| player.cell == from).for_each(|player| player.cell = to);
@@ -435,7 +440,7 @@ impl PartialOrd for Row {
 impl Ord for Row {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         let key = |row: &Self| {
-            let marks = (row.rejecting, row.second_trigger, row.forward_stuck, row.compensation_stuck);
+            let marks = (row.rejecting, row.second_trigger, row.forward_stuck, row.compensation_stuck, row.withheld);
             (row.ledger.map(Ledger::as_str), row.opened, marks)
         };
         key(self).cmp(&key(other))

@@ -53,7 +53,7 @@ pub(super) fn search(
     next: impl Fn(&State) -> Vec<Move>,
     mut end: impl FnMut(&State, Way<'_>),
 ) -> Reach {
-    let most = most.min(u32::MAX as usize / 2);
+    let most = most.min(u32::MAX as usize / 4);
     let (mut ways, mut seen, mut reach) = (Ways(Vec::new()), HashSet::new(), Reach::default());
     let mut edge: Vec<(u32, State)> = Vec::new();
     for (first, state) in model.begins() {
@@ -89,7 +89,7 @@ pub(super) fn search(
     reach
 }
 
-/// One run from each state that was left, until half as many states again were seen.
+/// One run from each state that was left, until as many states again were seen.
 #[allow(clippy::too_many_arguments, reason = "the search's own variables")]
 fn dive(
     model: &Model<'_, '_>,
@@ -101,15 +101,17 @@ fn dive(
     reach: &mut Reach,
     end: &mut impl FnMut(&State, Way<'_>),
 ) {
-    for (i, (mut at, mut state)) in left.into_iter().enumerate() {
+    for i in 0..left.len() {
+        // Neighbours are alike, so those that come first are taken from everywhere (it is prime, so each has its turn).
+        let (mut at, mut state) = left[(i * 7_919) % left.len()].clone();
         for depth in 0.. {
-            if seen.len() >= most + most / 2 {
+            if seen.len() >= most.saturating_mul(2) {
                 reach.states = seen.len();
                 return;
             }
             let moves = next(&state);
             // Not always the first: runs that begin alike shall not all end alike.
-            let Some(taken) = moves.get((i + depth) % moves.len().max(1)) else {
+            let Some(taken) = moves.get((i * 31 + depth * 17) % moves.len().max(1)) else {
                 reach.ends += 1;
                 end(&state, Way(ways, at));
                 break;
@@ -134,7 +136,7 @@ impl Ways {
         self.len() - 1
     }
 
-    /// Never more than the states, which are fewer than `u32::MAX`.
+    /// At most one per state and one per run that was followed on, which are fewer than `u32::MAX`.
     fn len(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }

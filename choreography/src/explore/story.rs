@@ -33,7 +33,7 @@ impl Model<'_, '_> {
     /// What happens in a run, and which deliveries were absorbed at its end although more than a repetition.
     pub(super) fn story(&self, run: &[Move], end: &State) -> Vec<String> {
         let mut lines = Vec::<Line>::new();
-        for (i, taken) in run.iter().enumerate() {
+        for (i, taken) in run.iter().enumerate().filter(|(_, taken)| taken.what != What::Withheld) {
             let next = run.get(i + 1).filter(|next| next.step == taken.step && is_answer(next.what));
             if taken.what == What::Called && next.is_some() {
                 continue; // The answer is the whole of it.
@@ -69,6 +69,7 @@ impl Model<'_, '_> {
         let said = match what {
             What::Done if cause.is_some() && emits.is_none() => "done, tells nobody",
             What::Done => "",
+            What::Withheld => "never requested",
             What::Requested => "requested",
             What::Called => "calls",
             What::Joined => "done, waits for what it joins",
@@ -76,7 +77,6 @@ impl Model<'_, '_> {
             What::RejectedInDoubt => "rejected after its call's key was closed",
             What::SecondTrigger => "second trigger, stuck",
             What::Compensated => "compensated",
-            What::InDoubt if called.is_some_and(|_| !answered(before, step)) => "waits for the call, in doubt, compensated",
             What::InDoubt => "in doubt, compensated",
             What::NothingDone => "nothing done",
         };
@@ -104,7 +104,9 @@ impl Model<'_, '_> {
                     Some(verdict::Forward::Late) => "late",
                     Some(verdict::Forward::Duplicate) => "duplicate: another trigger was first",
                     _ if player.compensated_on.contains(event) && gate => "late: it has passed",
-                    _ if player.compensated_on.contains(event) && row.rejecting => "duplicate: its key was closed to say no",
+                    _ if player.compensated_on.contains(event) && row.rejecting => {
+                        "duplicate: its key was closed to say no"
+                    }
                     _ => continue,
                 };
                 lines.push(Line { step, on: Some(self.event_label(event)), event: None, note: note.to_owned() });
@@ -116,8 +118,4 @@ impl Model<'_, '_> {
 
 fn is_answer(what: What) -> bool {
     matches!(what, What::Done | What::Joined | What::Rejected | What::RejectedInDoubt)
-}
-
-fn answered(before: &[Move], step: usize) -> bool {
-    before.iter().any(|past| past.step == step && is_answer(past.what))
 }

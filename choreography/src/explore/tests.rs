@@ -107,11 +107,16 @@ fn a_model_checker_sees_the_same() {
         let flow: &'static Flow<'static> = Box::leak(Box::new(choreography.flow()));
         for (model, checked) in models(flow).into_iter().zip(models(flow)) {
             let mut shortest = None;
-            let reach = search(&model, MOST, |at| model.all_moves(at), |end, way| {
-                if !model.faults(end).is_empty() && shortest.is_none() {
-                    shortest = Some(way.moves().len());
-                }
-            });
+            let reach = search(
+                &model,
+                MOST,
+                |at| model.all_moves(at),
+                |end, way| {
+                    if !model.faults(end).is_empty() && shortest.is_none() {
+                        shortest = Some(way.moves().len());
+                    }
+                },
+            );
             if reach.left > 0 {
                 continue;
             }

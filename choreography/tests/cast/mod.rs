@@ -26,8 +26,7 @@ pub(crate) fn cast(text: &str) -> Vec<Manifest> {
         let (Some(participant), Some(step), Some(kind)) = (words.next(), words.next(), words.next()) else {
             panic!("no participant, step and kind in {line:?}");
         };
-        let kinds =
-            [StepKind::Start, StepKind::Request, StepKind::Local, StepKind::External, StepKind::Gate];
+        let kinds = [StepKind::Start, StepKind::Request, StepKind::Local, StepKind::External, StepKind::Gate];
         let kind = kinds.into_iter().find(|it| it.as_str() == kind).unwrap_or_else(|| panic!("no kind in {line:?}"));
         let mut declared = DeclaredStep {
             step: step.to_owned(),
