@@ -34,7 +34,8 @@ use crate::{
 /// How far to explore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// How many different states of the sagas of one start step are looked at: about 200 bytes each.
+    /// How many different states of the sagas of one start step are looked at, about 200 bytes each. Of what is left then, as many
+    /// again are looked at along single runs.
     pub states: usize,
 }
 
@@ -111,7 +112,7 @@ fn explore_start(flow: &Flow<'_>, start: StepId, bounds: &Bounds, explored: &mut
         let label = step.label();
         explored.complete = false;
         explored.not_covered.push(format!(
-            "sagas that {label} starts: {} states were seen, and of {} of them only one run each was followed",
+            "sagas that {label} starts: {} states were seen, and of {} of them at most one run each was followed to its end",
             reach.states, reach.left
         ));
         let message =
@@ -235,7 +236,7 @@ impl Model<'_, '_> {
         (
             format!("{label} ends the saga by {second} after {by} has ended it by {first}"),
             format!(
-                "let one ledger row decide between {first} and {second}: a gate that has to pass for one of them, and to be shut for the other"
+                "let one ledger row decide whether {by} or {label} may end the saga: a gate that has to pass for one of them, and to be shut for the other"
             ),
         )
     }
