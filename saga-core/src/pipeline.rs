@@ -175,6 +175,8 @@ async fn attempt(
     if !again.is_empty() {
         locks.push(SagaId(Uuid::nil()));
     }
+    #[cfg(feature = "harness")]
+    tx.locks_when_it_reads(shared.harness.breaks(crate::harness::Rule::LockAndReadInOne));
     tx.lock(&locks).await?;
     reach!(shared.harness, Locked);
     // Nothing. A statement of its own: a read in the locking statement would see the past.

@@ -556,6 +556,15 @@ impl Tx {
         on!(Self, self, tx => tx.lock(sagas).await)
     }
 
+    /// [`Rule::LockAndReadInOne`](crate::harness::Rule::LockAndReadInOne): from now on [`Tx::lock`] leaves the locks to the statement
+    /// that reads the ledger. Nothing on SQLite, whose lock is its `BEGIN IMMEDIATE`.
+    #[cfg(feature = "harness")]
+    pub(crate) fn locks_when_it_reads(&mut self, broken: bool) {
+        if let (Self::Postgres(tx), true) = (self, broken) {
+            tx.locks_when_it_reads();
+        }
+    }
+
     /// Ledger and work rows of these sagas. A statement of its own after [`Tx::lock`]: lock and read in one statement sees
     /// the past (PostgreSQL takes its snapshot before it waits for the lock).
     pub async fn read(&mut self, sagas: &[SagaId]) -> Result<(Vec<LedgerRow>, Vec<WorkRow>), Error> {
