@@ -25,7 +25,7 @@ use crate::{
     observer::Measure,
     reaction::{Absent, Fold},
     retention::LEAST,
-    store::{LedgerRow, OutboxRow, Tx, WorkRow},
+    store::{Fault, LedgerRow, OutboxRow, Tx, WorkRow, fault},
     transport::Position,
     work::KnownFailure,
 };
@@ -62,38 +62,23 @@ pub(crate) enum Aborted {
     /// Two transactions stood in each other's way, or PostgreSQL's lock table is full: smaller batches help. With the reaction
     /// whose own statement noticed, if one did.
     Conflict(Error, Option<(ReactionId, KnownFailure)>),
-    /// The database or a bug; nobody's attempt is counted.
+    /// The database or a bug, also where a step's own statement noticed; nobody's attempt is counted.
     Toolkit(Error),
 }
 
 impl From<Error> for Aborted {
     fn from(error: Error) -> Self {
-        match &error {
-            Error::Database { source, .. } if is_conflict(source) => Aborted::Conflict(error, None),
+        match fault(&error) {
+            Some(Fault::Conflict | Fault::Crowded) => Aborted::Conflict(error, None),
             _ => Aborted::Toolkit(error),
         }
     }
 }
 
-/// serialization_failure, deadlock_detected, out_of_memory (the shared lock table), lock_not_available (PostgreSQL, appendix A).
-pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "53200" | "55P03"))
-}
-
-/// data exceptions, broken constraints and aborted transactions (PostgreSQL, appendix A, classes 22, 23 and 25), and SQLite's
-/// constraints: at the end of a transaction they are the work of a step that swallowed an error or met a deferred constraint.
-fn is_spoilt(error: &Error) -> bool {
-    let Error::Database { source, .. } = error else { return false };
-    let Some(error) = source.as_database_error() else { return false };
-    let class = error.code().is_some_and(|code| code.len() == 5 && ["22", "23", "25"].contains(&&code[..2]));
-    class || error.is_unique_violation() || error.is_foreign_key_violation() || error.is_check_violation()
-}
-
-/// Blames the last step that ran for a transaction that cannot be written or committed.
+/// Blames the last step that ran for a transaction that cannot be written or committed because of what is in it.
 fn spoilt(error: Error, last_ran: Option<ReactionId>) -> Aborted {
     match last_ran {
-        Some(reaction) if is_spoilt(&error) => {
+        Some(reaction) if fault(&error) == Some(Fault::Data) => {
             Aborted::Step(reaction, KnownFailure { for_good: false, error: crate::participant::chain(&error) })
         }
         _ => error.into(),
@@ -103,8 +88,8 @@ fn spoilt(error: Error, last_ran: Option<ReactionId>) -> Aborted {
 /// Settles every item: when this returns, each is in the ledger or in the work table, and may be forgotten by whoever brought it.
 /// What the transactions that committed leave to do is added to `out`, also when a later one fails.
 ///
-/// A step's failure is told from an outage by what happens next: the failure is written down in a transaction of its own, and
-/// if that fails too, nothing was counted and the whole batch comes again.
+/// A step's failure is told from an outage by what the database said, where it said something ([`fault`]), else by what happens next:
+/// the failure is written down in a transaction of its own, and if that fails too, nothing was counted and the whole batch comes again.
 pub(crate) async fn settle(shared: &Shared, items: &[Item], out: &mut Settled) -> Result<(), Error> {
     match attempt(shared, items, &HashMap::new()).await {
         Ok(settled) => out.extend(settled),

@@ -25,9 +25,9 @@ use crate::{
     node::Shared,
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::{Contract, Failure, Ran, StepKind, Wire, chain},
-    pipeline::{Aborted, Arrival, is_conflict},
+    pipeline::{Aborted, Arrival},
     step::{BoxError, Direction, StepContext},
-    store::{Changes, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
+    store::{Changes, Fault, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState, fault},
     work::KnownFailure,
 };
 
@@ -512,25 +512,26 @@ pub(crate) async fn guarded<T>(
     }
 }
 
-/// Two transactions in each other's way are nobody's failure, even when a step's own statement was the one to notice.
+/// Two transactions in each other's way, and a database without room or memory, are nobody's failure, even when a step's own
+/// statement was the one to notice.
 pub(crate) fn aborted(id: ReactionId, failure: Failure) -> Aborted {
-    match failure {
-        Failure::Retry(error) => match conflict(error) {
-            Ok(source) => {
-                let failure = KnownFailure { for_good: false, error: chain(&source) };
-                let error = crate::Error::Database { doing: "running a step", source: *source };
-                Aborted::Conflict(error, Some((id, failure)))
-            }
-            Err(error) => Aborted::Step(id, Failure::Retry(error).into()),
-        },
-        failure => Aborted::Step(id, failure.into()),
+    let Failure::Retry(error) = failure else { return Aborted::Step(id, failure.into()) };
+    let database = |error| crate::Error::database("running a step")(driver_error(error));
+    match fault(error.as_ref()) {
+        Some(Fault::Conflict) => {
+            let failure = KnownFailure { for_good: false, error: chain(error.as_ref()) };
+            Aborted::Conflict(database(error), Some((id, failure)))
+        }
+        Some(Fault::Crowded) => Aborted::Conflict(database(error), None),
+        Some(Fault::Outage) => Aborted::Toolkit(database(error)),
+        Some(Fault::Data) | None => Aborted::Step(id, Failure::Retry(error).into()),
     }
 }
 
-fn conflict(error: BoxError) -> Result<Box<sqlx::Error>, BoxError> {
+/// What the driver said; where the step has wrapped it, all of that.
+fn driver_error(error: BoxError) -> sqlx::Error {
     match error.downcast::<sqlx::Error>() {
-        Ok(source) if is_conflict(&source) => Ok(source),
-        Ok(source) => Err(source),
-        Err(other) => Err(other),
+        Ok(source) => *source,
+        Err(wrapped) => sqlx::Error::Io(std::io::Error::other(wrapped)),
     }
 }

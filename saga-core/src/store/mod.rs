@@ -20,9 +20,12 @@ use crate::{
 };
 use saga_compensation::State;
 
+mod fault;
 mod postgres;
 mod schema;
 mod sqlite;
+
+pub(crate) use fault::{Fault, fault};
 
 /// An event's type beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
