@@ -22,12 +22,13 @@ use saga_core::{
     store::{Store, WorkRow, WorkState},
     transport::memory::MemoryBroker,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 macro_rules! event {
     ($name:ident, $type:literal) => {
-        #[derive(Debug, Serialize, Deserialize)]
+        #[derive(Debug, Serialize, Deserialize, JsonSchema)]
         struct $name {}
         impl Event for $name {
             const TYPE: &'static str = $type;
