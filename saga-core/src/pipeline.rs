@@ -212,9 +212,14 @@ async fn attempt(
     }
     for (step, direction) in done.recovered {
         // What waited for the end of an outage need not wait for its own time. Losing this loses only that time.
-        let woken = shared.store.work_wake(shared.contracts[step].name, direction, shared.clock.now(), WOKEN).await;
-        if let Err(error) = woken {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the work of a step that recovered was not woken");
+        for name in shared.contracts[step].names() {
+            let woken = shared.store.work_wake(name, direction, shared.clock.now(), WOKEN).await;
+            if let Err(error) = woken {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the work of a step that recovered was not woken"
+                );
+            }
         }
     }
     let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
@@ -297,10 +302,11 @@ impl<'i> Arrival<'i> {
                 vec![ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset)]
             }
             Arrival::Event(_, event) if forgotten.contains(&event.saga) => {
-                let id = |(step, direction): (usize, _)| {
-                    ReactionId::derive(event.saga, shared.contracts[step].name, direction, &event.id)
+                let ids = |(step, direction): (usize, _)| {
+                    let names = shared.contracts[step].names();
+                    names.map(move |name| ReactionId::derive(event.saga, name, direction, &event.id))
                 };
-                shared.reactions(&event.event_type).into_iter().map(id).collect()
+                shared.reactions(&event.event_type).into_iter().flat_map(ids).collect()
             }
             _ => Vec::new(),
         }

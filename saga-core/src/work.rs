@@ -150,7 +150,9 @@ impl Fold<'_> {
             // It waited for others: its own time begins now.
             row.counted_from = row.counted_from.max(self.now);
         }
-        let Some(step) = self.shared.contracts.iter().position(|contract| contract.name == row.step) else {
+        let Some(step) =
+            self.shared.contracts.iter().position(|contract| contract.names().any(|name| name == row.step))
+        else {
             // A step of another version of this participant: its rows wait for that, and are not looked at all the time.
             let due_at = Some(self.now.saturating_add(millis(OTHER_VERSION)));
             self.rows(row.saga).put_work(WorkRow { due_at, ..row });
@@ -199,8 +201,9 @@ impl Fold<'_> {
         match Envelope::decode(&delivery) {
             Ok(event) => {
                 let (id, direction) = (row.id, row.direction);
+                let name = self.rows(row.saga).name_of(contract);
                 let current =
-                    Current { id, step, contract, direction, delivery: &delivery, event: &event, row: Some(row) };
+                    Current { id, step, contract, name, direction, delivery: &delivery, event: &event, row: Some(row) };
                 self.react(current).await
             }
             Err(malformed) => {
@@ -403,7 +406,7 @@ impl Fold<'_> {
             None => WorkRow {
                 id: current.id,
                 saga: current.event.saga,
-                step: current.contract.name.to_owned(),
+                step: current.name.to_owned(),
                 direction: current.direction,
                 state,
                 seq: 0,

@@ -98,7 +98,7 @@ impl Script {
     }
 }
 
-pub struct Do(Script);
+pub struct Do(pub Script);
 impl Step for Do {
     const NAME: &'static str = "do";
     type On = Either;
@@ -141,7 +141,7 @@ impl Local for Close {
     }
 }
 
-pub struct Ask(Script);
+pub struct Ask(pub Script);
 impl Step for Ask {
     const NAME: &'static str = "ask";
     type On = Fetch;
