@@ -176,19 +176,19 @@ async fn attempt(
     let forgotten = forgotten(&mut tx, shared.clock.now(), &sagas, &ledger, &work).await?;
     #[cfg(feature = "harness")]
     let forgotten = shared.harness.horizon(forgotten);
-    // Nothing. Of what has no ledger row that could tell, and is rare: messages that are no event, and what comes of forgotten sagas.
+    // Nothing. What comes of forgotten sagas has no ledger row that could tell.
     let unknown: Vec<ReactionId> = arrivals.iter().flat_map(|arrival| arrival.unknown(shared, &forgotten)).collect();
-    let (discarded, waiting) = match unknown.as_slice() {
-        [] => (Vec::new(), Vec::new()),
-        unknown => (tx.discarded(unknown).await?, tx.work_rows(unknown).await?),
-    };
-    let waiting = waiting.into_iter().filter(|row| row.saga.0.is_nil()).map(|row| row.id).collect();
+    let discarded = if unknown.is_empty() { Vec::new() } else { tx.discarded(&unknown).await? };
 
-    let mut fold = Fold::new(shared, tx, ledger, work, known, Absent { forgotten, discarded, waiting });
+    let mut fold = Fold::new(shared, tx, ledger, work, known, Absent { forgotten, discarded, waiting: Vec::new() });
+    let (malformed, arrivals): (Vec<_>, Vec<_>) =
+        arrivals.into_iter().partition(|arrival| matches!(arrival, Arrival::Malformed(..)));
     for arrival in arrivals {
         // Nothing: the steps' own writes are in the same transaction.
         fold.settle(arrival).await?;
     }
+    // Nothing. They come last because they share one lock: nobody's step may hold up whoever waits for that.
+    fold.malformed(malformed).await?;
     let mut done = fold.finish();
     reach!(shared.harness, Folded);
     #[cfg(feature = "harness")]
@@ -298,9 +298,6 @@ impl<'i> Arrival<'i> {
     /// The reactions to it that no ledger row knows anything of.
     fn unknown(&self, shared: &Shared, forgotten: &BTreeSet<SagaId>) -> Vec<ReactionId> {
         match self {
-            Arrival::Malformed(delivery, _) => {
-                vec![ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset)]
-            }
             Arrival::Event(_, event) if forgotten.contains(&event.saga) => {
                 let ids = |(step, direction): (usize, _)| {
                     let names = shared.contracts[step].names();

@@ -113,7 +113,7 @@ impl<'f> Fold<'f> {
                 return Ok(());
             }
             Arrival::Malformed(delivery, reason) => {
-                self.malformed(delivery, reason);
+                self.keep(delivery, reason);
                 return Ok(());
             }
             Arrival::Again(id, message) => return Box::pin(self.again(id, *message)).await,

@@ -15,6 +15,7 @@ use std::{
 use anyhow::Result;
 use saga_core::{
     Error, Event as _,
+    discard::{Discard, discard},
     harness::{Harness, Hook, Point, Rule},
     id::SagaId,
     store::Store,
@@ -140,5 +141,37 @@ async fn a_lock_in_the_statement_that_reads_does_damage() -> Result<()> {
     let saga = two.first.saga();
     assert!(two.contend(saga, Asked::TYPE, &[Rule::BlindTransition]).await??);
     assert_eq!(two.first.effects(saga).await, 1);
+    Ok(())
+}
+
+/// A message that is no event names no saga whose lock could be held. It has one all the same: otherwise an instance that took it
+/// before a person discarded it at another one, and was slow since, would bring it back.
+#[tokio::test]
+async fn a_message_that_is_no_event_does_not_come_back_after_it_was_discarded() -> Result<()> {
+    let Some(postgres) = require_postgres() else { return Ok(()) };
+    let Two { mut first, mut second } = Two::on(&postgres.database("locks").await?).await?;
+    for toy in [&first, &second] {
+        assert!(toy.broker.inject("toy", None, &[], b"no event"));
+    }
+    let saga = second.saga();
+    second.send(saga, Asked::TYPE, "a1");
+    second.script.then(Todo::HangThenAgree); // in the same batch
+    let Toy { node: slow, script, .. } = &mut second;
+    let person = async {
+        while script.seen().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(first.node.turn().await?);
+        let waiting = first.store.work(9).await?;
+        let reaction = waiting[0].id;
+        let what = Discard { reaction, reason: "a test", who: "ada", taken_back: false, dry_run: false };
+        discard(&first.store, &first.clock, "toy", &what).await?;
+        script.let_go();
+        Ok::<_, anyhow::Error>(waiting.len())
+    };
+    let (settled, waited) = tokio::join!(slow.turn(), person);
+    assert!(settled? && waited? == 1);
+    assert_eq!(first.store.work(9).await?, []);
+    assert_eq!(first.effects(saga).await, 1);
     Ok(())
 }
