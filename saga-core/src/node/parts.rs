@@ -31,7 +31,7 @@ pub struct Settling {
 /// Publishes what was committed.
 pub struct Publishing(Publisher);
 
-/// Publishes what a crash left.
+/// Finds what a crash left.
 pub struct Sweeping(Sweeper);
 
 /// Forgets old sagas.
@@ -92,7 +92,7 @@ impl Publishing {
 }
 
 impl Sweeping {
-    /// One sweep; how many rows it found.
+    /// One sweep; how many rows it found, which are published by the next turn of [`Publishing`].
     pub async fn turn(&self) -> Result<usize, Error> {
         self.0.sweep().await
     }
