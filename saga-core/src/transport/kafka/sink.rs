@@ -17,7 +17,7 @@ use rdkafka::{
 
 use super::{
     ANSWER_WITHIN, MISSING_FOR, POLL,
-    config::{BOTH, KafkaConfig, PRODUCER, creation_error},
+    config::{KafkaConfig, Kind, creation_error},
     locked,
     voice::Voice,
 };
@@ -33,7 +33,7 @@ pub struct KafkaSink;
 impl KafkaSink {
     /// Connects in the background. Only a refused setting is an error here.
     pub fn connect(config: &KafkaConfig) -> Result<Arc<dyn Sink>, TransportError> {
-        let config = config.with(&[BOTH, PRODUCER])?;
+        let config = config.client(Kind::Producer)?;
         let producer = produce_with(&config).map_err(creation_error)?;
         Ok(Arc::new(Publishing {
             config,
