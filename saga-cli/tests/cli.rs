@@ -22,6 +22,7 @@ use saga_core::{
     store::{Store, WorkRow, WorkState},
     transport::memory::MemoryBroker,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,7 +31,7 @@ macro_rules! event {
         event!($name, $type, "desk");
     };
     ($name:ident, $type:literal, $topic:literal) => {
-        #[derive(Debug, Serialize, Deserialize)]
+        #[derive(Debug, Serialize, Deserialize, JsonSchema)]
         struct $name {}
         impl Event for $name {
             const TYPE: &'static str = $type;

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How a saga ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Ending {
     /// Everything that the saga is for was done.
@@ -39,7 +40,7 @@ impl fmt::Display for Ending {
 ///
 /// ```
 /// use saga_core::{Event, event::Ending};
-/// #[derive(serde::Serialize, serde::Deserialize)]
+/// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 /// struct OrderCompleted { order: i64 }
 /// impl Event for OrderCompleted {
 ///     const TYPE: &'static str = "shop.order.completed.v1"; // reverse DNS, with a version
@@ -49,9 +50,9 @@ impl fmt::Display for Ending {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
-    note = "an event is a serde type with `impl Event` (TYPE and TOPIC)"
+    note = "an event is a serde type with a `JsonSchema` and `impl Event` (TYPE and TOPIC)"
 )]
-pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// The CloudEvents type: reverse DNS and a version, such as `shop.payment.charged.v1`.
     const TYPE: &'static str;
     /// The Kafka topic that it is published on.
@@ -74,12 +75,57 @@ pub struct EventType {
     pub topic: &'static str,
     /// [`Event::ENDING`].
     pub ending: Option<Ending>,
+    /// What its body looks like.
+    pub shape: Shape,
 }
 
 impl EventType {
     /// The declaration of `E`.
     pub const fn of<E: Event>() -> Self {
-        Self { name: E::TYPE, topic: E::TOPIC, ending: E::ENDING }
+        Self { name: E::TYPE, topic: E::TOPIC, ending: E::ENDING, shape: Shape(SchemaGenerator::root_schema_for::<E>) }
+    }
+}
+
+/// What an event's body looks like, as JSON Schema (draft 2020-12) with everything in place: only a type that contains itself is
+/// referred to. Two shapes are equal: an event is known by its type, and whether shapes agree is asked of their schemas.
+#[derive(Clone, Copy)]
+pub struct Shape(fn(&mut SchemaGenerator) -> Schema);
+
+impl Shape {
+    /// Of the bodies that are written.
+    pub fn written(&self) -> serde_json::Value {
+        self.schema(SchemaSettings::draft2020_12().for_serialize())
+    }
+
+    /// Of the bodies that can be read: a field with a default need not be there.
+    pub fn read(&self) -> serde_json::Value {
+        self.schema(SchemaSettings::draft2020_12().for_deserialize())
+    }
+
+    fn schema(&self, settings: SchemaSettings) -> serde_json::Value {
+        let settings = settings.with(|settings| {
+            settings.inline_subschemas = true;
+            settings.meta_schema = None;
+        });
+        (self.0)(&mut settings.into_generator()).to_value()
+    }
+}
+
+impl PartialEq for Shape {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Shape {}
+
+impl std::hash::Hash for Shape {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shape")
     }
 }
 
@@ -230,7 +276,7 @@ impl Outcome for Nothing {
 /// ```
 /// # use saga_core::{Event, one_of};
 /// # macro_rules! event { ($n:ident) => {
-/// #     #[derive(serde::Serialize, serde::Deserialize)] struct $n {}
+/// #     #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)] struct $n {}
 /// #     impl Event for $n { const TYPE: &'static str = stringify!($n); const TOPIC: &'static str = "payment"; } } }
 /// # event!(PaymentDeclined); event!(PaymentRefunded);
 /// one_of! {

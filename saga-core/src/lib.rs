@@ -3,7 +3,6 @@
 
 mod breaker;
 mod call;
-pub mod choreography;
 pub mod clock;
 pub mod discard;
 pub mod envelope;
@@ -15,6 +14,7 @@ pub mod harness;
 mod harness;
 pub mod id;
 mod ledger;
+pub mod manifest;
 pub mod node;
 pub mod observer;
 pub mod participant;
@@ -32,9 +32,9 @@ pub mod timeline;
 pub mod transport;
 mod work;
 
-pub use choreography::Choreography;
 pub use error::Error;
 pub use event::{Event, Never, Nothing};
+pub use manifest::Manifest;
 pub use participant::Participant;
 pub use saga_compensation::State;
 pub use step::{Compensate, CompensateExternal, External, Gate, Local, Step, StepContext, StepResult};

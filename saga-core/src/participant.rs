@@ -5,6 +5,7 @@
 use std::{fmt, time::Duration};
 
 use saga_compensation::Kind;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -22,9 +23,9 @@ use crate::{
 ///
 /// ```
 /// # use saga_core::{Participant, Step, Local, StepContext, StepResult, Never, Event};
-/// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid {}
+/// # #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)] struct Paid {}
 /// # impl Event for Paid { const TYPE: &'static str = "shop.paid.v1"; const TOPIC: &'static str = "payment"; }
-/// # #[derive(serde::Serialize, serde::Deserialize)] struct Shipped {}
+/// # #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)] struct Shipped {}
 /// # impl Event for Shipped { const TYPE: &'static str = "shop.shipped.v1"; const TOPIC: &'static str = "shipping"; }
 /// struct ShipOrder;
 /// impl Step for ShipOrder {
@@ -129,6 +130,9 @@ impl Participant {
                      key: declare `CompensatedOn` and implement `CompensateExternal`"
                 )));
             }
+            if let Some(problem) = contract.joins.iter().find_map(|other| ill_joined(contract, other, &contracts)) {
+                return Err(wrong(problem));
+            }
             for event in contract.published() {
                 let clash =
                     contracts.iter().flat_map(Contract::published).find(|e| e.name == event.name && *e != event);
@@ -156,6 +160,30 @@ impl fmt::Debug for Participant {
     }
 }
 
+/// What keeps a step from being joined with the step called `other`.
+fn ill_joined(contract: &Contract, other: &str, contracts: &[Contract]) -> Option<String> {
+    let name = contract.name;
+    let Some(other) = contracts.iter().find(|step| step.name == other && step.name != name) else {
+        return Some(format!("{name} joins {other}, which is no other step here"));
+    };
+    let group = |step: &Contract| {
+        let mut group: Vec<_> = step.joins.iter().copied().chain([step.name]).collect();
+        group.sort_unstable();
+        group
+    };
+    let other_s = other.name;
+    if group(contract) != group(other) {
+        return Some(format!("{name} joins {other_s}, but the two do not name the same steps in `JOINS`"));
+    }
+    if contract.emits.is_empty() || contract.emits != other.emits {
+        return Some(format!(
+            "{name} joins {other_s}, but does not emit the same event: whichever is done last emits it"
+        ));
+    }
+    let started = |step: &Contract| matches!(step.kind, StepKind::Start | StepKind::Request);
+    (started(contract) || started(other)).then(|| format!("{name} joins {other_s}, but a request waits for nobody"))
+}
+
 fn sorted(topics: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
     let mut topics: Vec<_> = topics.collect();
     topics.sort_unstable();
@@ -164,7 +192,7 @@ fn sorted(topics: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
 }
 
 /// How a step joins the cast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StepKind {
     /// [`Participant::start`].
@@ -180,6 +208,17 @@ pub enum StepKind {
 }
 
 impl StepKind {
+    /// The word that tables carry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            StepKind::Start => "start",
+            StepKind::Request => "request",
+            StepKind::Local => "local",
+            StepKind::External => "external",
+            StepKind::Gate => "gate",
+        }
+    }
+
     pub(crate) fn verdict_kind(self) -> Kind {
         match self {
             StepKind::Start | StepKind::Request | StepKind::Local => Kind::Local,
@@ -206,8 +245,14 @@ pub struct Contract {
     pub compensated_on: Vec<EventType>,
     /// What its compensation emits.
     pub compensated: Vec<EventType>,
-    /// Its retry policy, for people.
-    pub retry: String,
+    /// [`Step::JOINS`].
+    pub joins: &'static [&'static str],
+    /// [`Step::FIRST_TRIGGER_WINS`].
+    pub first_trigger_wins: bool,
+    /// [`Step::retry`].
+    pub retry: Retry,
+    /// [`Step::TIMEOUT`].
+    pub timeout: Duration,
 }
 
 impl Contract {
@@ -283,7 +328,6 @@ pub(crate) trait Erased: Send + Sync {
     fn contract(&self) -> Contract;
     fn retry(&self) -> Retry;
     fn timeout(&self) -> Duration;
-    fn first_trigger_wins(&self) -> bool;
     /// Inside the transaction; `reply` for an external step.
     fn run<'a>(&'a self, on: Wire<'a>, reply: Option<&'a [u8]>, cx: &'a mut StepContext<'_>) -> Settled<'a, Ran>;
     /// Outside any transaction.
@@ -315,7 +359,10 @@ fn contract<S: Step, C: Outcome>(step: &S, kind: StepKind) -> Contract {
         rejects: S::Rejects::types(),
         compensated_on: S::CompensatedOn::types(),
         compensated: C::types(),
-        retry: step.retry().describe(),
+        joins: S::JOINS,
+        first_trigger_wins: S::FIRST_TRIGGER_WINS,
+        retry: step.retry(),
+        timeout: S::TIMEOUT,
     }
 }
 
@@ -370,9 +417,6 @@ macro_rules! declared {
         }
         fn timeout(&self) -> Duration {
             S::TIMEOUT
-        }
-        fn first_trigger_wins(&self) -> bool {
-            S::FIRST_TRIGGER_WINS
         }
     };
 }

@@ -195,7 +195,7 @@ impl<'f> Fold<'f> {
         };
         let state = state.filter(|_| !broken!(self.shared.harness, NoLedgerCheck));
         let state = state.filter(|state| *state != State::Void || !broken!(self.shared.harness, VoidForgotten));
-        match verdict::forward(state, first == current.event.id || step.first_trigger_wins()) {
+        match verdict::forward(state, first == current.event.id || current.contract.first_trigger_wins) {
             verdict::Forward::Duplicate => Ok(self.absorb(current, Outcome::Duplicate)),
             verdict::Forward::Late => Ok(self.absorb(current, Outcome::Late)),
             verdict::Forward::SecondTrigger => {
@@ -344,6 +344,10 @@ impl<'f> Fold<'f> {
             }
         };
         row.record = emits.as_ref().map(|e| Record { event_type: e.event.name.to_owned(), body: e.body.clone() });
+        // Of joined steps the last one to be done emits. The saga's lock makes one of them the last.
+        let rows = self.rows(current.event.saga);
+        let done = |step: &&str| rows.ledger(step).is_some_and(|row| row.state == State::Done);
+        let emits = emits.filter(|_| state != State::Done || current.contract.joins.iter().all(done));
         self.close(current, row, state, kind, emits, span)?;
         Ok(outcome)
     }
@@ -383,7 +387,7 @@ impl<'f> Fold<'f> {
         encoded: Encoded,
         span: &mut dyn ReactionSpan,
     ) -> Result<&Message, String> {
-        let Encoded { event: EventType { name, topic, ending }, subject, body } = encoded;
+        let Encoded { event: EventType { name, topic, ending, .. }, subject, body } = encoded;
         let saga = current.event.saga;
         let hops = current.event.hops + 1;
         if hops > MAX_HOPS {

@@ -50,7 +50,7 @@ impl Retry {
         Backoff { first, cap }
     }
 
-    /// How long a reaction may go on failing before an alarm is raised. It goes on being retried.
+    /// How long a reaction may go on failing before an alarm is raised. It goes on being retried. [`Duration::MAX`] is no alarm.
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -59,6 +59,21 @@ impl Retry {
     /// The declared patience; five minutes unless said otherwise.
     pub const fn declared_patience(&self) -> Duration {
         self.patience
+    }
+
+    /// The first wait and the longest one.
+    pub const fn waits(&self) -> (Duration, Duration) {
+        (self.backoff.first, self.backoff.cap)
+    }
+
+    /// How many attempts there are at most, where that is bounded.
+    pub const fn bounded_attempts(&self) -> Option<u32> {
+        self.attempts
+    }
+
+    /// For how long it is tried at most, where that is bounded.
+    pub const fn bounded_time(&self) -> Option<Duration> {
+        self.at_most
     }
 
     /// The same waits without an end, and never without a pause.

@@ -116,6 +116,10 @@ pub trait Step: Send + Sync + 'static {
     /// True when any of the events of `On` may come and the first one counts: later ones of the same saga are duplicates
     /// then. Otherwise a second trigger needs a person.
     const FIRST_TRIGGER_WINS: bool = false;
+    /// The other steps of this participant that must be done before what this one emits goes out: a join of parallel branches.
+    /// All of them name each other and emit the same event; whichever is done last emits it, once. Its `run` finds what the others
+    /// did in the participant's own tables.
+    const JOINS: &'static [&'static str] = &[];
     /// How long one run, call or compensation may take before it counts as failed.
     const TIMEOUT: Duration = Duration::from_secs(30);
 

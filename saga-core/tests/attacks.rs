@@ -20,6 +20,7 @@ use saga_core::{
     step::{CallContext, Direction, Doubt, MustSucceed, give_up, reject, retry},
     store::WorkState,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toy::*;
 use uuid::Uuid;
@@ -199,7 +200,7 @@ async fn waiting_behind_another_row_uses_up_no_policy_that_is_bounded_by_time() 
 }
 
 /// A rejection that ends the saga.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 struct NoEnd {}
 impl Event for NoEnd {
     const TYPE: &'static str = "toy.no-end.v1";

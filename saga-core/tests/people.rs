@@ -22,12 +22,13 @@ use saga_core::{
     store::{Changes, Store, WorkRow, WorkState},
     transport::memory::MemoryBroker,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 macro_rules! event {
     ($name:ident, $type:literal) => {
-        #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
         struct $name {}
         impl Event for $name {
             const TYPE: &'static str = $type;

@@ -3,6 +3,7 @@
 //! The invariant: an event carries all that its hearers need, because they share no tables; money is in cents, never a fraction.
 
 use saga_core::{Event, event::Ending};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 macro_rules! events {
@@ -10,7 +11,7 @@ macro_rules! events {
         $($(#[$field_meta:meta])* $field:ident: $of:ty,)*
     })+) => {$(
         $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub struct $name {
             /// The order's id, a UUID.
             pub order: String,

@@ -9,10 +9,10 @@ use anyhow::{Context as _, bail};
 use axum::{Router, http::StatusCode, routing::get};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use saga_core::{
-    Choreography, Participant,
-    choreography::Part,
+    Manifest, Participant,
     clock::Clock,
     id::SagaId,
+    manifest,
     node::{Health, Node},
     retention::Retention,
     signal,
@@ -75,9 +75,9 @@ enum Command {
     Run,
     /// Create or upgrade the tables
     Migrate(Migrate),
-    /// Print what it listens to and what it emits
+    /// Print what it declares: its manifest, for `saga verify`, or a table for people
     Describe {
-        /// As JSON
+        /// The manifest, as JSON
         #[arg(long)]
         json: bool,
     },
@@ -222,7 +222,7 @@ impl<O: Args + fmt::Debug> Service<O> {
             Command::Run => self.run(participant, &cli.options).await,
             Command::Migrate(how) => self.migrate(&participant, &cli.options, &how).await,
             Command::Describe { json } => {
-                print!("{}", describe(&participant, json)?);
+                print!("{}", describe(&participant, &cli.options, json)?);
                 Ok(())
             }
             Command::Health => probe(cli.options.http).await,
@@ -353,9 +353,10 @@ fn health(node: Health) -> Router {
 }
 
 /// What `describe` prints: this participant's part of a choreography.
-fn describe(participant: &Participant, json: bool) -> anyhow::Result<String> {
-    let part = Part::from(participant);
-    Ok(if json { serde_json::to_string_pretty(&part)? + "\n" } else { Choreography { parts: vec![part] }.to_table() })
+fn describe(participant: &Participant, options: &Options, json: bool) -> anyhow::Result<String> {
+    let group = options.group.as_deref().unwrap_or(participant.name());
+    let manifest = Manifest::of(participant).version(env!("CARGO_PKG_VERSION")).group(group);
+    Ok(if json { serde_json::to_string_pretty(&manifest)? + "\n" } else { manifest::to_table(&[manifest]) })
 }
 
 #[cfg(test)]

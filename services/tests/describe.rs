@@ -3,7 +3,8 @@
 
 use std::{fs, path::Path, process::Command};
 
-use saga_core::{Choreography, choreography::Part};
+use saga_choreography::Choreography;
+use saga_core::{Manifest, manifest};
 use saga_services::{order, shipping};
 
 /// The programs of the samples, in the order of the README.
@@ -19,18 +20,21 @@ fn describe(program: &str, more: &[&str]) -> String {
 /// Nobody needs more than what three services print to draw the whole: this is the README's section, to the letter.
 #[test]
 fn three_descriptions_are_the_readme() {
-    let parts = SERVICES.map(|program| serde_json::from_str::<Part>(&describe(program, &["--json"])).unwrap());
-    let choreography = Choreography { parts: parts.to_vec() };
+    let manifests = SERVICES.map(|program| Manifest::read(&describe(program, &["--json"])).unwrap());
+    let choreography = Choreography::from(manifests.concat());
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let (_, section) = readme.split_once("<!-- choreography -->\n").unwrap();
     let (section, _) = section.split_once("<!-- /choreography -->").unwrap();
-    assert_eq!(section, format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), choreography.to_table()));
+    assert_eq!(
+        section,
+        format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), manifest::to_table(&choreography.manifests))
+    );
 }
 
 #[test]
 fn the_table_is_the_choreography_s() {
-    assert_eq!(describe(SERVICES[0], &[]), Choreography::of([&order::participant()]).to_table());
-    assert_eq!(describe(SERVICES[2], &[]), Choreography::of([&shipping::participant()]).to_table());
+    assert_eq!(describe(SERVICES[0], &[]), manifest::to_table(&[Manifest::of(&order::participant())]));
+    assert_eq!(describe(SERVICES[2], &[]), manifest::to_table(&[Manifest::of(&shipping::participant())]));
 }
 
 /// Other programs read it: a member that is renamed breaks them.
@@ -38,51 +42,148 @@ fn the_table_is_the_choreography_s() {
 fn the_json_says_everything_that_a_participant_declares() {
     expect_test::expect![[r#"
         {
+          "manifest": 1,
           "participant": "shipping",
-          "listens_to": [
-            "order",
-            "payment"
-          ],
-          "publishes_on": [
-            "shipping"
-          ],
+          "version": "0.1.0",
           "steps": [
             {
               "step": "ship-order",
               "kind": "gate",
-              "trigger": [
-                {
-                  "type": "shop.payment.charged.v1",
-                  "topic": "payment"
-                }
+              "on": [
+                "shop.payment.charged.v1"
               ],
               "emits": [
-                {
-                  "type": "shop.shipment.scheduled.v1",
-                  "topic": "shipping"
-                }
+                "shop.shipment.scheduled.v1"
               ],
               "rejects": [
-                {
-                  "type": "shop.shipment.failed.v1",
-                  "topic": "shipping"
-                }
+                "shop.shipment.failed.v1"
               ],
               "compensated_on": [
-                {
-                  "type": "shop.order.cancel-requested.v1",
-                  "topic": "order"
-                }
+                "shop.order.cancel-requested.v1"
               ],
               "compensated": [
-                {
-                  "type": "shop.shipment.failed.v1",
-                  "topic": "shipping"
-                }
+                "shop.shipment.failed.v1"
               ],
-              "retry": "exponential 200ms..60s, forever"
+              "retry": {
+                "first_ms": 200,
+                "cap_ms": 60000,
+                "patience_ms": 300000
+              },
+              "timeout_ms": 30000
             }
-          ]
+          ],
+          "events": {
+            "shop.order.cancel-requested.v1": {
+              "topic": "order",
+              "key": "sagaid",
+              "reads": {
+                "description": "The customer has changed their mind. Whether in time is decided by shipping.",
+                "properties": {
+                  "order": {
+                    "description": "The order's id, a UUID.",
+                    "type": "string"
+                  }
+                },
+                "required": [
+                  "order"
+                ],
+                "title": "OrderCancelRequested",
+                "type": "object"
+              }
+            },
+            "shop.payment.charged.v1": {
+              "topic": "payment",
+              "key": "sagaid",
+              "reads": {
+                "description": "The customer's money is there.",
+                "properties": {
+                  "cents": {
+                    "description": "How much was charged.",
+                    "format": "int64",
+                    "type": "integer"
+                  },
+                  "item": {
+                    "description": "What was paid for.",
+                    "type": "string"
+                  },
+                  "order": {
+                    "description": "The order's id, a UUID.",
+                    "type": "string"
+                  },
+                  "quantity": {
+                    "description": "How many.",
+                    "format": "int64",
+                    "type": "integer"
+                  },
+                  "receipt": {
+                    "description": "The gateway's receipt.",
+                    "type": "string"
+                  }
+                },
+                "required": [
+                  "order",
+                  "item",
+                  "quantity",
+                  "cents",
+                  "receipt"
+                ],
+                "title": "PaymentCharged",
+                "type": "object"
+              }
+            },
+            "shop.shipment.failed.v1": {
+              "topic": "shipping",
+              "key": "sagaid",
+              "writes": {
+                "description": "The goods are not there.",
+                "properties": {
+                  "order": {
+                    "description": "The order's id, a UUID.",
+                    "type": "string"
+                  },
+                  "reason": {
+                    "description": "Why.",
+                    "type": "string"
+                  }
+                },
+                "required": [
+                  "order",
+                  "reason"
+                ],
+                "title": "ShipmentFailed",
+                "type": "object"
+              }
+            },
+            "shop.shipment.scheduled.v1": {
+              "topic": "shipping",
+              "key": "sagaid",
+              "writes": {
+                "description": "The goods will go out.",
+                "properties": {
+                  "item": {
+                    "description": "What goes out.",
+                    "type": "string"
+                  },
+                  "order": {
+                    "description": "The order's id, a UUID.",
+                    "type": "string"
+                  },
+                  "quantity": {
+                    "description": "How many.",
+                    "format": "int64",
+                    "type": "integer"
+                  }
+                },
+                "required": [
+                  "order",
+                  "item",
+                  "quantity"
+                ],
+                "title": "ShipmentScheduled",
+                "type": "object"
+              }
+            }
+          }
         }
     "#]]
     .assert_eq(&describe(SERVICES[2], &["--json"]));

@@ -3,9 +3,10 @@
 
 use std::{fs, path::Path};
 
+use saga_choreography::Choreography;
 use saga_core::{
-    Choreography,
     harness::{Point, Rule},
+    manifest,
 };
 use saga_services::{gateway::GatewayClient, order, payment, shipping};
 
@@ -14,7 +15,8 @@ fn the_readme_shows_the_choreography_of_the_samples() {
     let gateway = GatewayClient::new("http://127.0.0.1:1").unwrap();
     let cast = [order::participant(), payment::participant(gateway), shipping::participant()];
     let choreography = Choreography::of(&cast);
-    let shown = format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), choreography.to_table());
+    let shown =
+        format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), manifest::to_table(&choreography.manifests));
     generated("README.md", "choreography", &shown);
 }
 

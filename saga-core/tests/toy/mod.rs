@@ -22,12 +22,13 @@ use saga_core::{
     store::{Store, WorkState},
     transport::{Sink, memory::MemoryBroker},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 macro_rules! event {
     ($name:ident, $type:literal $(, $ending:ident)?) => {
-        #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
         pub struct $name {}
         impl Event for $name {
             const TYPE: &'static str = $type;

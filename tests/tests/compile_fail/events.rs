@@ -1,9 +1,10 @@
 use saga_core::Event;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 macro_rules! event {
     ($name:ident) => {
-        #[derive(Serialize, Deserialize)]
+        #[derive(Serialize, Deserialize, JsonSchema)]
         pub struct $name {}
         impl Event for $name {
             const TYPE: &'static str = concat!("test.", stringify!($name), ".v1");

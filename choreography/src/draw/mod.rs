@@ -1,0 +1,3 @@
+//! Pictures and documents of a choreography.
+
+mod mermaid;
