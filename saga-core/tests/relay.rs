@@ -16,6 +16,7 @@ use saga_core::{
     Event as _,
     envelope::{Delivery, Envelope, Message},
     id::SagaId,
+    observer::Unseen,
     store::{Changes, OutboxRow, Store},
     transport::{
         BoxFuture, PublishError, Sink, Told,
@@ -51,11 +52,15 @@ async fn placed(broker: &EmbeddedBroker, sagas: &[SagaId]) -> BTreeMap<SagaId, i
     all.iter().map(|one| (saga(one), one.partition)).collect()
 }
 
-/// The sagas whose events are in the outbox, and how many of them a sweep has claimed.
-async fn waiting(store: &Store) -> (BTreeSet<String>, usize) {
+/// The sagas whose events are in the outbox, and how many of them are claimed at a moment.
+async fn waiting_at(store: &Store, now: i64) -> (BTreeSet<String>, usize) {
     let rows = store.outbox_page(true, None, None, 1_000).await.unwrap();
-    let claimed = rows.iter().filter(|row| row.claimed_until > 0).count();
+    let claimed = rows.iter().filter(|row| row.claimed_until > now).count();
     (rows.into_iter().map(|entry| entry.row.message.key).collect(), claimed)
+}
+
+async fn waiting(store: &Store) -> BTreeSet<String> {
+    waiting_at(store, 0).await.0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,18 +82,18 @@ async fn a_partition_without_a_leader_holds_up_only_its_own_events() {
     let (health, stop) = (node.health(), CancellationToken::new());
     let mut playing = JoinSet::new();
     playing.spawn(node.run(stop.clone().cancelled_owned()));
-    until("the events of the other partition are out", async || waiting(&store).await.0 == stuck(early)).await;
+    until("the events of the other partition are out", async || waiting(&store).await == stuck(early)).await;
     until("it shows", async || health.slow_partitions() == ["toy/0"]).await;
 
     // What comes later flows past them at once, and a sweep does not take for lost what is in flight.
     late.iter().for_each(|saga| send(&broker, *saga, Asked::TYPE, &saga.to_string()));
     until("those of later sagas are, too", async || {
-        let (last, all) = (late.last().unwrap(), waiting(&store).await.0);
+        let (last, all) = (late.last().unwrap(), waiting(&store).await);
         all == stuck(&sagas) && !store.ledger(*last).await.unwrap().is_empty()
     })
     .await;
-    clock.advance(Duration::from_secs(10));
-    until("a sweep sees them", async || waiting(&store).await.1 == stuck(&sagas).len()).await;
+    clock.advance(Duration::from_secs(40));
+    until("a sweep sees them", async || waiting_at(&store, clock.now()).await.1 == stuck(&sagas).len()).await;
 
     kafka.set_leader("toy", 0, true).unwrap();
     until("all are out", async || store.outbox_len().await.unwrap() == 0).await;
@@ -119,7 +124,34 @@ async fn a_partition_without_a_leader_does_not_hold_up_the_stop() {
     until("its event waits", async || !health.slow_partitions().is_empty()).await;
     stop.cancel();
     timeout(STOP, playing.join_next()).await.expect("the stop waits for the leader").unwrap().unwrap().unwrap();
-    assert_eq!(waiting(&store).await.0, BTreeSet::from([saga.to_string()]), "for the next start");
+    assert_eq!(waiting(&store).await, BTreeSet::from([saga.to_string()]), "for the next start");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_leader_is_published_by_one_instance_only() {
+    let kafka = EmbeddedBroker::start(&[("toy", 1)]).unwrap();
+    kafka.set_leader("toy", 0, false).unwrap();
+    let mut toy = Toy::new([]).await;
+    let sagas: Vec<SagaId> = (0..10).map(|_| toy.saga()).collect();
+    sagas.iter().for_each(|saga| toy.send(*saga, Asked::TYPE, &saga.to_string()));
+    toy.node = toy.with_sink(KafkaSink::connect(&kafka.config("sink")).unwrap());
+    let Toy { node, store, broker, clock, script } = toy;
+    let stop = CancellationToken::new();
+    let mut playing = JoinSet::new();
+    playing.spawn(node.run(stop.clone().cancelled_owned()));
+    until("its events are held", async || waiting_at(&store, clock.now()).await.1 == sagas.len()).await;
+
+    clock.advance(Duration::from_secs(10));
+    let sink = KafkaSink::connect(&kafka.config("sink")).unwrap();
+    let mut other = Toy::play(&broker, &clock, &store, &script, sink, Arc::new(Unseen));
+    assert_eq!(other.sweep().await.unwrap(), 0, "old as they are, they are not lost");
+    stop.cancel();
+    timeout(STOP, playing.join_next()).await.expect("the stop waits for the leader").unwrap().unwrap().unwrap();
+    kafka.set_leader("toy", 0, true).unwrap();
+    assert_eq!(other.sweep().await.unwrap(), sagas.len(), "whoever stops leaves them to the others at once");
+    assert_eq!(store.outbox_len().await.unwrap(), 0);
+    let events = read_all(&kafka.config("reader"), &["toy"]).await.unwrap();
+    assert_eq!(events.len(), sagas.len(), "each once");
 }
 
 /// A broker with a partition, that of the key `held`, which acknowledges nothing until it is opened.

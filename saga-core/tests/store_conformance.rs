@@ -658,7 +658,10 @@ async fn a_claim_is_released_by_who_made_it(bench: &Bench) {
     assert_eq!(ids(&store.outbox_claim(20, 10, 50, 1).await.unwrap()), [1], "somebody else's");
     store.outbox_release(&[1, 2, 3, 77].map(Uuid::from_u128), 20, 15).await.unwrap();
     store.outbox_release(&[], 20, 15).await.unwrap();
-    assert_eq!(ids(&store.outbox_claim(15, 10, 16, 9).await.unwrap()), [2, 3]);
+    store.outbox_hold(&[3, 77].map(Uuid::from_u128), 17).await.unwrap();
+    store.outbox_hold(&[1, 3].map(Uuid::from_u128), 12).await.unwrap();
+    assert_eq!(ids(&store.outbox_claim(15, 10, 16, 9).await.unwrap()), [2]);
+    assert_eq!(ids(&store.outbox_claim(17, 10, 18, 9).await.unwrap()), [2, 3], "a claim is not shortened by another");
 }
 
 async fn a_start_is_remembered(bench: &Bench) {

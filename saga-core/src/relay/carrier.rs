@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Handed, Lane, Outlet,
+    CLAIM, Handed, Lane, Outlet,
     flight::{Flight, Flying},
 };
 use crate::{
@@ -39,6 +39,8 @@ const ROUND_BYTES: usize = 8 << 20;
 const RETRY: Duration = Duration::from_secs(1);
 /// For how long a partition is slow before it is said: a busy broker is, now and then.
 const SAY_AFTER: Duration = Duration::from_secs(2);
+/// How often slow rows are claimed, so that no other instance takes them for lost: well within the age at which they would be.
+const HOLD_EVERY: Duration = Duration::from_secs(2);
 /// How often it is said then.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
@@ -63,6 +65,7 @@ pub(super) struct Carrier {
     again: Vec<(Uuid, i64)>,
     left: usize,
     said: Option<Instant>,
+    held: Option<Instant>,
 }
 
 impl Carrier {
@@ -83,6 +86,7 @@ impl Carrier {
             again: Vec::new(),
             left: 0,
             said: None,
+            held: None,
         }
     }
 
@@ -95,10 +99,10 @@ impl Carrier {
                 if self.load() {
                     self.begin().await;
                 } else if stopping {
-                    return;
+                    return self.leave().await;
                 }
             }
-            let (awaited, slow) = (self.flight.patient_until(), self.slow_until());
+            let (awaited, slow) = (self.flight.patient_until(), self.slow_until().min(self.hold_at()));
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !stopping => stopping = true,
@@ -109,6 +113,9 @@ impl Carrier {
                 () = until(slow) => {}
             }
             self.say_what_is_slow();
+            if self.hold_at().is_some_and(|at| at <= Instant::now()) {
+                self.hold().await;
+            }
         }
     }
 
@@ -207,6 +214,39 @@ impl Carrier {
             let error = &error as &dyn std::error::Error;
             let participant = self.outlet.participant;
             tracing::warn!(participant, error, "published events stay in the outbox for the sweeper");
+        }
+    }
+
+    /// When slow rows are to be claimed next.
+    fn hold_at(&self) -> Option<Instant> {
+        let first = self.flight.slow().map(|(_, since, _)| since).min()? + HOLD_EVERY;
+        Some(self.held.map_or(first, |held| first.max(held + HOLD_EVERY)))
+    }
+
+    async fn hold(&mut self) {
+        let now = self.outlet.clock.now();
+        let rows = self.flight.hold(now + millis(CLAIM) / 2, now + millis(CLAIM));
+        if !rows.is_empty()
+            && let Err(error) = self.outlet.store.outbox_hold(&rows, now + millis(CLAIM)).await
+        {
+            let error = &error as &dyn std::error::Error;
+            let participant = self.outlet.participant;
+            tracing::warn!(participant, error, "another instance may publish what is in flight here, too");
+        }
+        self.held = Some(Instant::now());
+    }
+
+    /// What is in flight yet is anybody's.
+    async fn leave(&mut self) {
+        self.rounds.clear();
+        let claims = self.flight.give_up();
+        if let Err(error) = self.outlet.release(&claims, self.outlet.clock.now()).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                participant = self.outlet.participant,
+                error,
+                "claims were not released: they end by themselves"
+            );
         }
     }
 

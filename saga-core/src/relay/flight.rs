@@ -31,7 +31,7 @@ pub(super) type Place = (Arc<str>, i32);
 pub(super) struct Flying {
     pub(super) place: Place,
     pub(super) saga: String,
-    /// The end of the sweep's claim that brought it, if a sweep did.
+    /// The end of its claim, if it has one: that of the sweep that brought it, or the one that holds it.
     pub(super) claim: Option<i64>,
     bytes: usize,
     since: Instant,
@@ -124,6 +124,25 @@ impl Flight {
         self.awaited = 0;
     }
 
+    /// Claims what nobody waits for and is not claimed beyond `soon`, until `until`; returns it.
+    pub(super) fn hold(&mut self, soon: i64, until: i64) -> Vec<Uuid> {
+        let mut held = Vec::new();
+        for (id, row) in &mut self.rows {
+            if !row.awaited && row.claim.is_none_or(|claim| claim < soon) {
+                row.claim = Some(until);
+                held.push(*id);
+            }
+        }
+        held
+    }
+
+    /// Forgets all of it. Returns the claims.
+    pub(super) fn give_up(&mut self) -> Vec<(Uuid, i64)> {
+        let claims = self.rows.drain().filter_map(|(id, row)| Some((id, row.claim?))).collect();
+        *self = Self::default();
+        claims
+    }
+
     /// A result came. Returns the row, and the claims that may end now because its partition is no longer slow.
     pub(super) fn heard(&mut self, id: Uuid, acknowledged: bool, now: Instant) -> Option<(Flying, Vec<(Uuid, i64)>)> {
         let row = self.rows.remove(&id)?;
@@ -199,6 +218,18 @@ mod tests {
         assert_eq!((bench.flight.awaited(), bench.slow()), (2, vec![]));
         (2..=MOST_SLOW).for_each(|id| assert_eq!(bench.hear(id), []));
         assert_eq!((bench.flight.unawaited, bench.flight.unawaited_bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_is_slow_is_held_in_time() {
+        let mut bench = Bench::new();
+        let id = Uuid::from_u128;
+        assert!(bench.begin(0, 0, 1) && bench.flight.hold(9, 30).is_empty(), "it is awaited");
+        bench.flight.give_up_waiting(bench.now);
+        assert!(bench.flight.hold(7, 30).is_empty(), "the sweep's claim lasts");
+        assert_eq!((bench.flight.hold(8, 30), bench.flight.hold(8, 31)), (vec![id(0)], vec![]));
+        assert_eq!(bench.flight.give_up(), [(id(0), 30)]);
+        assert!(bench.flight.is_empty() && bench.slow().is_empty());
     }
 
     #[test]

@@ -460,6 +460,11 @@ impl Store {
         on!(Self, self, store => store.outbox_len().await)
     }
 
+    /// Claims these rows, which are in flight somewhere, until `until` at least: whoever sweeps meanwhile leaves them alone.
+    pub async fn outbox_hold(&self, rows: &[Uuid], until: i64) -> Result<(), Error> {
+        on!(Self, self, store => store.outbox_hold(rows, until).await)
+    }
+
     /// Lets the claims on these rows that end at `claim` end at `until` instead, so that another sweep takes the rows sooner. Claims
     /// that somebody else has made since stay as they are.
     pub async fn outbox_release(&self, rows: &[Uuid], claim: i64, until: i64) -> Result<(), Error> {

@@ -122,6 +122,7 @@ struct Statements {
     outbox_claim: Arc<str>,
     outbox_len: Arc<str>,
     outbox_refuse: Arc<str>,
+    outbox_hold: Arc<str>,
     outbox_release: Arc<str>,
     outbox_page: Arc<str>,
     outbox_retry: Arc<str>,
@@ -187,6 +188,9 @@ impl Statements {
             )),
             outbox_len: sql("SELECT count(*) FROM {p}_outbox"),
             outbox_refuse: sql("UPDATE {p}_outbox SET refused = $2 WHERE id = $1"),
+            outbox_hold: sql(
+                "UPDATE {p}_outbox SET claimed_until = $2 WHERE id = ANY($1::uuid[]) AND claimed_until < $2",
+            ),
             outbox_release: sql(
                 "UPDATE {p}_outbox SET claimed_until = $3 WHERE id = ANY($1::uuid[]) AND claimed_until = $2",
             ),
@@ -386,6 +390,16 @@ impl Postgres {
             .await
             .map_err(Error::database("counting the outbox"))?;
         Ok(count.unsigned_abs())
+    }
+
+    pub(super) async fn outbox_hold(&self, rows: &[Uuid], until: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.outbox_hold))
+            .bind(rows)
+            .bind(until)
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("claiming outbox rows that are in flight"))?;
+        Ok(())
     }
 
     pub(super) async fn outbox_release(&self, rows: &[Uuid], claim: i64, until: i64) -> Result<(), Error> {
