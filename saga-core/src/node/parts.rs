@@ -29,7 +29,7 @@ pub struct Settling {
 }
 
 /// Publishes what was committed.
-pub struct Publishing(Publisher);
+pub struct Publishing(Box<Publisher>);
 
 /// Finds what a crash left.
 pub struct Sweeping(Sweeper);
@@ -63,7 +63,7 @@ impl Node {
         let sweeping = Sweeping(self.publisher.sweeper());
         let keeping = Keeping(Housekeeping::new(self.shared.clone(), self.retention));
         let settling = Settling { shared: self.shared, source: self.source, unsettled: self.unsettled };
-        Parts { settling, publishing: Publishing(self.publisher), sweeping, keeping }
+        Parts { settling, publishing: Publishing(Box::new(self.publisher)), sweeping, keeping }
     }
 }
 
