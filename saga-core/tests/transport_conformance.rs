@@ -355,11 +355,21 @@ async fn receiving_may_be_cancelled(world: &dyn World) {
 
 async fn members_share_partitions(world: &dyn World) {
     let topic = world.topic("three");
-    let mut one = world.source("shared", &[&topic]);
+    // The group of the configuration.
+    let mut one = world.source("reader", &[&topic]);
     publish(world, &[message(&topic, 1, 1)]).await;
     let first = receive(&mut *one, 1).await;
     one.settled(&positions(&first)).expect("positions are taken");
-    let other = world.source("shared", &[&topic]);
+    if let Some(config) = world.kafka() {
+        // Committed before the group changes. The embedded broker refuses positions while members join, and then what was
+        // settled last comes again, as it may.
+        let begun = Instant::now();
+        while patiently(lag(&config, &[&topic])).await.expect("it tells").behind > 0 {
+            assert!(begun.elapsed() < PATIENCE, "the position is not committed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let other = world.source("reader", &[&topic]);
     let ready = |source: &dyn Source| match source.status() {
         SourceStatus::Ready(partitions) => partitions,
         SourceStatus::NotReady(_) => 0,
