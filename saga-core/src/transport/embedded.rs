@@ -3,7 +3,8 @@
 //! It is librdkafka's own mock. Its limits: memory only; 5 MiB for each partition, after which the oldest messages go silently;
 //! no admin API, so topics are named at the start; a group waits 3 seconds for its first members (the setter is not in
 //! the safe API), and at each later change for the session timeout less a second; a waiting fetch is not woken by a new message;
-//! positions are refused while a group's members join, so that what was settled last comes again; transactions mean nothing. Whoever uses it says so.
+//! positions are refused while a group's members join, so that what was settled last comes again; transactions mean nothing.
+//! Whoever uses it says so.
 
 use std::{
     fmt,
