@@ -30,9 +30,6 @@ use crate::{
     work::KnownFailure,
 };
 
-/// Reactions that are woken at once when their step recovers; what exceeds them has its own time, at most half a minute away.
-const WOKEN: u32 = 2_000;
-
 /// Something to settle.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
@@ -222,13 +219,6 @@ async fn attempt(
 
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
-    }
-    for (step, direction) in done.recovered {
-        // What waited for the end of an outage need not wait for its own time. Losing this loses only that time.
-        let woken = shared.store.work_wake(shared.contracts[step].name, direction, shared.clock.now(), WOKEN).await;
-        if let Err(error) = woken {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the work of a step that recovered was not woken");
-        }
     }
     let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
     shared.observer.measure(shared.participant.name(), &measure);
