@@ -436,6 +436,15 @@ impl Store {
         }
     }
 
+    /// The same tables over connections of its own, for another kind of work: whoever takes all of these waits for itself. On SQLite
+    /// it is the same store, because a file has one writer, whoever asks; those who wait for it are served in their order.
+    pub async fn apart(&self) -> Result<Self, Error> {
+        Ok(match self {
+            Self::Postgres(store) => Self::Postgres(store.apart().await?),
+            Self::Sqlite(store) => Self::Sqlite(store.clone()),
+        })
+    }
+
     /// Creates or upgrades the tables. Safe to run at any time, also from several processes at once.
     pub async fn migrate(&self) -> Result<(), Error> {
         on!(Self, self, store => store.migrate().await)

@@ -270,25 +270,35 @@ fn safe(sql: &Arc<str>) -> AssertSqlSafe<Arc<str>> {
     AssertSqlSafe(Arc::clone(sql))
 }
 
+async fn connect(options: PgConnectOptions) -> Result<PgPool, Error> {
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .before_acquire(|conn, meta| {
+            Box::pin(async move {
+                if meta.idle_for > RESTED {
+                    conn.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_with(options)
+        .await
+        .map_err(Error::database("connecting"))
+}
+
 impl Postgres {
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url).map_err(Error::database("reading its URL"))?.options(SETTINGS);
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE)
-            .test_before_acquire(false)
-            .before_acquire(|conn, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > RESTED {
-                        conn.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_with(options)
-            .await
-            .map_err(Error::database("connecting"))?;
+        let pool = connect(options).await?;
         Ok(Self { pool, sql: Arc::new(Statements::new(&prefix)), prefix: prefix.into() })
+    }
+
+    /// The same tables over another pool.
+    pub(super) async fn apart(&self) -> Result<Self, Error> {
+        let pool = connect((*self.pool.connect_options()).clone()).await?;
+        Ok(Self { pool, sql: Arc::clone(&self.sql), prefix: Arc::clone(&self.prefix) })
     }
 
     pub(super) async fn migrate(&self) -> Result<(), Error> {
