@@ -228,7 +228,7 @@ impl Step for Quick {
 impl External for Quick {
     type Reply = ();
     async fn call(&self, _: &Fetch, cx: &CallContext) -> MustSucceed<()> {
-        if cx.attempt() == 1 && cx.idempotency_key().0.as_u128() % 2 == 0 { retry("lost") } else { Ok(()) }
+        if cx.attempt() == 1 && cx.idempotency_key().0.as_u128().is_multiple_of(2) { retry("lost") } else { Ok(()) }
     }
     async fn run(&self, _: Fetch, (): (), _: &mut StepContext<'_>) -> StepResult<Self> {
         Ok(Fetched {})
