@@ -65,12 +65,6 @@ fn cases(flow: &Flow<'_>, tree: &Tree, start: StepId) -> Vec<Case> {
     cases
 }
 
-/// At least everything that may happen after some noes were said, where `blocked` says no more than it has said.
-fn after(flow: &Flow<'_>, noes: &[EventId], blocked: StepId) -> Reached {
-    let roots: Vec<Node> = noes.iter().map(|event| Node::Event(*event)).collect();
-    Reached::from(flow, &roots, |from, _, _| from != Node::Forward(blocked))
-}
-
 impl Case {
     /// At least everything that may happen in the run.
     fn may_happen(self, flow: &Flow<'_>, tree: &Tree, start: StepId) -> Reached {
@@ -80,24 +74,37 @@ impl Case {
             Says::No(event) => noes.push(event),
             Says::Shut(_, event) => noes = vec![event],
         }
-        let after = after(flow, &noes, self.step);
-        let allowed = |from: Node, arrow: Arrow, to: Node| match (from, arrow, to) {
-            (Node::Forward(step), _, Node::Event(event)) if step == self.step => match self.says {
-                Says::Done(said) | Says::No(said) => said == event,
-                Says::Shut(..) => false,
-            },
-            // Whoever waits for it in a join does not speak.
-            (Node::Forward(step), Arrow::Emits, _) => {
-                matches!(self.says, Says::Done(_)) || !flow.step(step).joins.contains(&self.step)
+        let said: Vec<Node> = noes.iter().map(|event| Node::Event(*event)).collect();
+        // What joined steps would say together is not said where one of them is never come to, which may keep another from it.
+        let mut silent = vec![false; flow.steps.len()];
+        loop {
+            let speaks = |from: Node, arrow: Arrow| match from {
+                Node::Forward(step) => step != self.step && (arrow != Arrow::Emits || !silent[step.0]),
+                _ => true,
+            };
+            let after = Reached::from(flow, &said, |from, arrow, _| speaks(from, arrow));
+            let allowed = |from: Node, arrow: Arrow, to: Node| match (from, arrow, to) {
+                (Node::Forward(step), _, Node::Event(event)) if step == self.step => match self.says {
+                    Says::Done(said) | Says::No(said) => said == event,
+                    Says::Shut(..) => false,
+                },
+                (Node::Forward(step), Arrow::Rejects, Node::Event(event)) => {
+                    noes.contains(&event) || after.has(flow, Node::Forward(step))
+                }
+                _ => speaks(from, arrow),
+            };
+            let mut all = Reached::from(flow, &[Node::Forward(start)], allowed);
+            all.add(&after);
+            let done = |step: StepId| {
+                all.has(flow, Node::Forward(step)) && (step != self.step || matches!(self.says, Says::Done(_)))
+            };
+            let waits = |id: StepId| flow.step(id).joins.iter().any(|mate| !done(*mate));
+            let now: Vec<bool> = flow.step_ids().map(waits).collect();
+            if now == silent {
+                return all;
             }
-            (Node::Forward(step), Arrow::Rejects, Node::Event(event)) => {
-                noes.contains(&event) || after.has(flow, Node::Forward(step))
-            }
-            _ => true,
-        };
-        let mut all = Reached::from(flow, &[Node::Forward(start)], allowed);
-        all.add(&after);
-        all
+            silent = now;
+        }
     }
 
     fn judge(self, flow: &Flow<'_>, tree: &Tree, start: StepId) -> Vec<Finding> {
@@ -200,7 +207,7 @@ impl Case {
         let (code, at, message, fix) = if !before {
             let message = format!("when {told}, {label} can be done at the same time, and {why}");
             (Code::NoGate, step, message, format!("give {label} a compensation, or let it run only {mend}"))
-        } else if two {
+        } else if two && matches!(self.says, Says::No(_)) {
             let message = format!("{label} may say no and {why}, and so does {} after it", no.label());
             let fix = format!("let only one of the two be the point of no return: give {label} a compensation");
             (Code::TwoPivots, no, message, fix)
@@ -325,7 +332,7 @@ fn both(flow: &Flow<'_>, tree: &Tree, sayings: &[(StepId, EventId)]) -> Option<[
             let (a, b) = ((one.0, Some(one.1)), (other.0, Some(other.1)));
             // Joined steps speak once for all of them.
             let joined = flow.step(one.0).joins.contains(&other.0);
-            if !joined && (tree.together(flow, a, b) || tree.together(flow, b, a)) {
+            if !joined && tree.together(flow, a, b) {
                 return Some([*one, *other]);
             }
         }

@@ -95,10 +95,12 @@ pub(super) fn everything(flow: &Flow<'_>, start: StepId) -> Reached {
     Reached::from(flow, &roots, |_, _, _| true)
 }
 
-/// Runs that can really be played: for each step one way to it, over what steps say when they are done, or as a no. A step is free
-/// to say any of its outcomes and deliveries to come in any order, so the steps of one way can be played one after the other.
+/// Runs that can really be played: for each step the ways that lead to it, over what steps say when they are done, or as a no. A step
+/// is free to say any of its outcomes and deliveries to come in any order, so the steps of a way can be played one after the other.
 pub(super) struct Tree {
-    ways: Vec<Vec<Node>>,
+    /// For each step one way to it, itself included, and behind that the ways to what joined steps on it wait for; empty when
+    /// nothing leads there.
+    ways: Vec<Vec<Vec<Node>>>,
 }
 
 impl Tree {
@@ -106,28 +108,46 @@ impl Tree {
         let forward =
             |from: Node, _, to: Node| !matches!((from, to), (Node::Compensation(_), _) | (_, Node::Compensation(_)));
         let reached = Reached::from(flow, &[Node::Forward(start)], forward);
-        Self { ways: flow.step_ids().map(|id| reached.way(flow, Node::Forward(id))).collect() }
+        let single = |id| reached.way(flow, Node::Forward(id));
+        let all = |id| {
+            let mut ways = vec![single(id)];
+            let mut at = 0;
+            while at < ways.len() {
+                // The last step of a way has to be done, not to be heard.
+                let spoken = ways[at].len().saturating_sub(1);
+                for mate in ways[at][..spoken].iter().flat_map(|node| mates(flow, *node)).collect::<Vec<_>>() {
+                    let way = single(mate);
+                    if !ways.contains(&way) {
+                        ways.push(way);
+                    }
+                }
+                at += 1;
+            }
+            if ways.iter().any(Vec::is_empty) { vec![] } else { ways }
+        };
+        Self { ways: flow.step_ids().map(all).collect() }
     }
 
     /// The way to a step, itself included; empty when there is none.
     pub(super) fn way(&self, step: StepId) -> &[Node] {
-        &self.ways[step.0]
+        self.ways[step.0].first().map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a step can only be come to when another was done, as far as its way says.
     pub(super) fn passes(&self, step: StepId, through: StepId) -> bool {
-        step != through && self.way(step).contains(&Node::Forward(through))
+        step != through && self.ways[step.0].iter().flatten().any(|node| *node == Node::Forward(through))
     }
 
-    /// The noes on the way to a step.
+    /// The noes on the ways to a step.
     pub(super) fn noes(&self, flow: &Flow<'_>, step: StepId) -> Vec<EventId> {
-        let pair = |pair: &[Node]| match pair {
+        let no = |pair: &[Node]| match pair {
             [Node::Forward(by), Node::Event(event)] if !flow.step(*by).emits.contains(event) => Some(*event),
             _ => None,
         };
-        self.way(step).windows(2).filter_map(pair).collect()
+        self.ways[step.0].iter().flat_map(|way| way.windows(2)).filter_map(no).collect()
     }
 
-    /// Whether, in one run, `one` can be done (by `outcome`, if that matters) and `other` be come to (and say `other_outcome`).
+    /// Whether, in one run, both steps can be come to and say their outcomes, or be done where none is named.
     pub(super) fn together(
         &self,
         flow: &Flow<'_>,
@@ -137,19 +157,40 @@ impl Tree {
         if one == other || self.way(one).is_empty() || self.way(other).is_empty() {
             return false;
         }
-        let said = |step: StepId, outcome: Option<EventId>| {
-            self.way(step).iter().copied().chain(outcome.map(Node::Event)).collect::<Vec<_>>()
-        };
-        let (a, b) = (said(one, outcome), said(other, other_outcome));
-        let common = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
-        match (a.get(common - 1), a.get(common), b.get(common)) {
-            // Two that hear one event go their ways, both.
-            (Some(Node::Event(_)), ..) => true,
-            // The way to the other goes on from this one: it must be by something that is said when done.
-            (Some(Node::Forward(_)), None, Some(Node::Event(next))) => flow.step(one).emits.contains(next),
-            // A step says one thing only.
-            _ => false,
+        let (ours, theirs) = (self.said(flow, one, outcome), self.said(flow, other, other_outcome));
+        ours.iter().all(|one| theirs.iter().all(|other| compatible(flow, one, other)))
+    }
+
+    /// The ways to a step, with what it says at the end of the first, and with those that it waits for to say so.
+    fn said(&self, flow: &Flow<'_>, step: StepId, outcome: Option<EventId>) -> Vec<Vec<Node>> {
+        let mut ways = self.ways[step.0].clone();
+        if let (Some(outcome), Some(way)) = (outcome, ways.first_mut()) {
+            way.push(Node::Event(outcome));
+            if flow.step(step).emits.contains(&outcome) {
+                ways.extend(mates(flow, Node::Forward(step)).flat_map(|mate| self.ways[mate.0].clone()));
+            }
         }
+        ways
+    }
+}
+
+/// The steps that must be done before what this one emits goes out.
+fn mates<'f>(flow: &'f Flow<'_>, node: Node) -> impl Iterator<Item = StepId> + 'f {
+    let step = if let Node::Forward(step) = node { Some(step) } else { None };
+    step.into_iter().flat_map(|step| flow.step(step).joins.iter().copied())
+}
+
+/// Whether two ways can be gone in one run. Both begin at the start.
+fn compatible(flow: &Flow<'_>, one: &[Node], other: &[Node]) -> bool {
+    let common = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+    let last = common.checked_sub(1).map(|last| one[last]);
+    match (last, one.get(common).or(other.get(common)), common == one.len() || common == other.len()) {
+        // Two that hear one event go their ways, both.
+        (Some(Node::Event(_)), ..) | (_, None, _) => true,
+        // One goes on where the other ends, with that step done: by something that is said when done.
+        (Some(Node::Forward(step)), Some(Node::Event(next)), true) => flow.step(step).emits.contains(next),
+        // A step says one thing only.
+        _ => false,
     }
 }
 
