@@ -187,8 +187,9 @@ impl Case {
         let before = tree.passes(self.step, other);
         let mut path = self.path(flow, tree);
         if !before {
-            let mut way = runs::lines(flow, tree.way(other));
-            path.splice(0..0, way.pop());
+            let way = runs::lines(flow, tree.way(other));
+            path.retain(|line| !way.contains(line));
+            path.splice(0..0, way);
         }
         if !kept {
             let back = self.goes_back_on(flow, tree, may, other);
@@ -304,7 +305,14 @@ fn never_ends(flow: &Flow<'_>, start: StepId) -> Option<Finding> {
     let label = step.label();
     let message =
         format!("a saga that {label} starts cannot end: nothing that follows, when nobody says no, is an ending");
-    let fix = format!("let a step of {} emit an event with `ENDING` when all is done", step.participant);
+    let ending = flow.events.iter().find(|event| event.ending().is_some() && !event.published_by.is_empty());
+    let fix = match ending {
+        Some(event) => {
+            let by = flow.step(event.published_by[0]).label();
+            format!("let what happens when all is done lead to {by}, which can end the saga by {}", event.label())
+        }
+        None => format!("let a step of {} emit an event with `ENDING` when all is done", step.participant),
+    };
     // The last that anybody says.
     let farthest = flow
         .event_ids()
