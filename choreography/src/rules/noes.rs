@@ -68,7 +68,7 @@ fn cases(flow: &Flow<'_>, tree: &Tree, start: StepId) -> Vec<Case> {
 impl Case {
     /// At least everything that may happen in the run.
     fn may_happen(self, flow: &Flow<'_>, tree: &Tree, start: StepId) -> Reached {
-        let mut noes = tree.noes(flow, self.step);
+        let mut noes = tree.noes(self.step).to_vec();
         match self.says {
             Says::Done(_) => {}
             Says::No(event) => noes.push(event),
@@ -158,11 +158,11 @@ impl Case {
         if other == self.step || tree.way(other).is_empty() || tree.passes(other, self.step) {
             return false;
         }
-        let noes = tree.noes(flow, other);
+        let noes = tree.noes(other);
         match self.says {
             Says::Shut(..) => noes.is_empty(),
             Says::Done(said) | Says::No(said) => {
-                let own = tree.noes(flow, self.step);
+                let own = tree.noes(self.step);
                 noes.iter().all(|no| own.contains(no)) && tree.together(flow, (other, None), (self.step, Some(said)))
             }
         }
@@ -263,14 +263,19 @@ impl Case {
                 continue;
             }
             let way = back.way(flow, Node::Compensation(first));
-            let built_on = |later: &StepId| {
-                compensatable(*later)
-                    && !way.contains(&Node::Compensation(*later))
-                    && tree.passes(*later, first)
-                    && tree.together(flow, (first, None), (*later, None))
-                    && self.done_too(flow, tree, *later)
+            let mut taken_back = vec![false; flow.steps.len()];
+            for node in &way {
+                if let Node::Compensation(step) = node {
+                    taken_back[step.0] = true;
+                }
+            }
+            let built_on = |later: &&StepId| {
+                compensatable(**later)
+                    && !taken_back[later.0]
+                    && tree.together(flow, (first, None), (**later, None))
+                    && self.done_too(flow, tree, **later)
             };
-            let Some(later) = flow.step_ids().find(built_on) else { continue };
+            let Some(later) = tree.after(first).iter().find(built_on).copied() else { continue };
             let (label, later_step) = (step.label(), flow.step(later));
             let message = format!(
                 "when {}, {label} can be taken back before {}, which was built on it",
