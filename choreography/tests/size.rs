@@ -104,8 +104,8 @@ fn fifty_services_are_judged_at_once() {
     let took = began.elapsed();
     assert!(found.is_empty(), "{found}");
     eprintln!("{} services with {steps} steps: {took:?}", choreography.manifests.len());
-    // Far above what it takes even unoptimised, and far below what a quadratic number of walks through the flow would take.
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    // Far above what it takes on a busy machine, unoptimised, and below what comparing every step with every step takes there.
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
 #[test]
