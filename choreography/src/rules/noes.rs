@@ -66,32 +66,46 @@ fn cases(flow: &Flow<'_>, tree: &Tree, start: StepId) -> Vec<Case> {
 }
 
 impl Case {
-    /// At least everything that may happen in the run.
-    fn may_happen(self, flow: &Flow<'_>, tree: &Tree, start: StepId) -> Reached {
+    /// At least everything that may happen in the run, in which the gate `passed` is done.
+    fn may_happen(self, flow: &Flow<'_>, tree: &Tree, start: StepId, passed: Option<StepId>) -> Reached {
         let mut noes = tree.noes(self.step).to_vec();
         match self.says {
             Says::Done(_) => {}
             Says::No(event) => noes.push(event),
             Says::Shut(_, event) => noes = vec![event],
         }
+        // Who has spoken on the way says nothing else.
+        let mut spoken: Vec<Option<EventId>> = vec![None; flow.steps.len()];
+        if !matches!(self.says, Says::Shut(..)) {
+            for (step, event) in tree.sayings(self.step) {
+                spoken[step.0] = Some(event);
+            }
+        }
         let said: Vec<Node> = noes.iter().map(|event| Node::Event(*event)).collect();
         // What joined steps would say together is not said where one of them is never come to, which may keep another from it.
         let mut silent = vec![false; flow.steps.len()];
         loop {
-            let speaks = |from: Node, arrow: Arrow| match from {
-                Node::Forward(step) => step != self.step && (arrow != Arrow::Emits || !silent[step.0]),
+            let speaks = |from: Node, arrow: Arrow, to: Node| match from {
+                Node::Forward(step) => {
+                    let otherwise = spoken[step.0].is_some_and(|said| to != Node::Event(said));
+                    step != self.step && !otherwise && (arrow != Arrow::Emits || !silent[step.0])
+                }
+                // Nothing shuts a gate that has passed.
+                Node::Compensation(step) if flow.step(step).declared.kind == StepKind::Gate => {
+                    passed != Some(step) && (matches!(self.says, Says::Shut(..)) || !tree.passes(self.step, step))
+                }
                 _ => true,
             };
-            let after = Reached::from(flow, &said, |from, arrow, _| speaks(from, arrow));
+            let after = Reached::from(flow, &said, speaks);
             let allowed = |from: Node, arrow: Arrow, to: Node| match (from, arrow, to) {
                 (Node::Forward(step), _, Node::Event(event)) if step == self.step => match self.says {
                     Says::Done(said) | Says::No(said) => said == event,
                     Says::Shut(..) => false,
                 },
-                (Node::Forward(step), Arrow::Rejects, Node::Event(event)) => {
+                (Node::Forward(step), Arrow::Rejects, Node::Event(event)) if spoken[step.0].is_none() => {
                     noes.contains(&event) || after.has(flow, Node::Forward(step))
                 }
-                _ => speaks(from, arrow),
+                _ => speaks(from, arrow, to),
             };
             let mut all = Reached::from(flow, &[Node::Forward(start)], allowed);
             all.add(&after);
@@ -108,15 +122,12 @@ impl Case {
     }
 
     fn judge(self, flow: &Flow<'_>, tree: &Tree, start: StepId) -> Vec<Finding> {
-        let may = self.may_happen(flow, tree, start);
-        let ends = |ending: Ending| {
-            flow.event_ids().any(|event| flow.event(event).ending() == Some(ending) && may.event(flow, event))
-        };
-        match (ends(Ending::Completed), ends(Ending::Cancelled)) {
+        let may = self.may_happen(flow, tree, start, None);
+        match (ends(flow, &may, Ending::Completed), ends(flow, &may, Ending::Cancelled)) {
             (false, false) => vec![self.no_ending(flow, tree)],
             (false, true) => {
                 let mut found: Vec<Finding> =
-                    flow.step_ids().filter_map(|other| self.stays_done(flow, tree, &may, other)).collect();
+                    flow.step_ids().filter_map(|other| self.stays_done(flow, tree, start, &may, other)).collect();
                 found.extend(self.too_soon(flow, tree));
                 found
             }
@@ -169,18 +180,27 @@ impl Case {
     }
 
     /// The saga is cancelled, and `other` stays done.
-    fn stays_done(self, flow: &Flow<'_>, tree: &Tree, may: &Reached, other: StepId) -> Option<Finding> {
+    fn stays_done(self, flow: &Flow<'_>, tree: &Tree, start: StepId, may: &Reached, other: StepId) -> Option<Finding> {
         let step = flow.step(other);
         let kind = step.declared.kind;
         let gate = kind == StepKind::Gate;
         let kept = gate || step.compensated_on.is_empty();
         let counts = if kept {
-            let speaks = !step.emits.is_empty() && step.joins.is_empty();
+            // Whoever cancels need not be taken back.
+            let cancels = |event: &EventId| {
+                let event = flow.event(*event);
+                event.ending() == Some(Ending::Cancelled) || !event.compensates.is_empty()
+            };
+            let speaks = !step.emits.is_empty() && step.joins.is_empty() && !step.emits.iter().any(cancels);
             gate || (matches!(kind, StepKind::Local | StepKind::External) && speaks)
         } else {
             kind != StepKind::Request && !may.has(flow, Node::Compensation(other))
         };
         if !counts || !self.done_too(flow, tree, other) {
+            return None;
+        }
+        // What a gate says when it is shut it does not say in this run.
+        if gate && !ends(flow, &self.may_happen(flow, tree, start, Some(other)), Ending::Cancelled) {
             return None;
         }
         let (label, told) = (step.label(), self.told(flow));
@@ -298,6 +318,10 @@ impl Case {
         }
         found
     }
+}
+
+fn ends(flow: &Flow<'_>, may: &Reached, ending: Ending) -> bool {
+    flow.event_ids().any(|event| flow.event(event).ending() == Some(ending) && may.event(flow, event))
 }
 
 /// A saga that cannot end even when nobody says no.

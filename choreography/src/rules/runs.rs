@@ -171,6 +171,15 @@ impl Tree {
         &self.after[step.0]
     }
 
+    /// What the steps on the way to a step say.
+    pub(super) fn sayings(&self, step: StepId) -> Vec<(StepId, EventId)> {
+        let said = |pair: &[Node]| match pair {
+            [Node::Forward(step), Node::Event(event)] => Some((*step, *event)),
+            _ => None,
+        };
+        self.needs[step.0].iter().flat_map(|need| self.ways[need.0].windows(2)).filter_map(said).collect()
+    }
+
     /// The noes on the way to a step.
     pub(super) fn noes(&self, step: StepId) -> &[EventId] {
         &self.noes[step.0]
