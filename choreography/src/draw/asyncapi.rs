@@ -141,8 +141,14 @@ impl Declared<'_> {
             "headers": {"type": "object", "allOf": [{"$ref": headers}, {"properties": own}]},
             "correlationId": {"description": "The saga id.", "location": "$message.header#/ce_sagaid"},
             "bindings": {"kafka": {"key": key_schema(&self.declared.key), "bindingVersion": BINDING}},
-            "x-saga": {"publishedBy": self.published_by, "heardBy": self.heard_by},
+            "x-saga": {},
         });
+        // Of those that the document is about: whoever else there is, is not known here.
+        for (name, participants) in [("publishedBy", &self.published_by), ("heardBy", &self.heard_by)] {
+            if !participants.is_empty() {
+                message["x-saga"][name] = json!(participants);
+            }
+        }
         if let Some(ending) = self.declared.ending {
             message["x-saga"]["ending"] = json!(ending);
         }
@@ -293,4 +299,470 @@ fn headers() -> Value {
             "tracestate": text(MAX_ATTRIBUTE, "W3C Trace Context."),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use expect_test::expect;
+    use saga_core::envelope::{Delivery, Envelope};
+
+    use super::*;
+    use crate::draw::examples::{assert_escaped, small};
+
+    #[test]
+    fn a_document_of_one_service() {
+        let mut bank = small();
+        bank.manifests.remove(0);
+        expect![[r##"
+            {
+              "asyncapi": "3.0.0",
+              "channels": {
+                "bank": {
+                  "address": "bank",
+                  "bindings": {
+                    "kafka": {
+                      "bindingVersion": "0.5.0",
+                      "topic": "bank"
+                    }
+                  },
+                  "messages": {
+                    "shop.room.paid.v1": {
+                      "$ref": "#/components/messages/shop.room.paid.v1"
+                    },
+                    "shop.room.refused.v1": {
+                      "$ref": "#/components/messages/shop.room.refused.v1"
+                    }
+                  }
+                },
+                "desk": {
+                  "address": "desk",
+                  "bindings": {
+                    "kafka": {
+                      "bindingVersion": "0.5.0",
+                      "topic": "desk"
+                    }
+                  },
+                  "messages": {
+                    "shop.room.booked.v1": {
+                      "$ref": "#/components/messages/shop.room.booked.v1"
+                    }
+                  }
+                }
+              },
+              "components": {
+                "messages": {
+                  "shop.room.booked.v1": {
+                    "bindings": {
+                      "kafka": {
+                        "bindingVersion": "0.5.0",
+                        "key": {
+                          "description": "The event's attribute sagaid.",
+                          "format": "uuid",
+                          "type": "string"
+                        }
+                      }
+                    },
+                    "contentType": "application/json",
+                    "correlationId": {
+                      "description": "The saga id.",
+                      "location": "$message.header#/ce_sagaid"
+                    },
+                    "headers": {
+                      "allOf": [
+                        {
+                          "$ref": "#/components/schemas/SagaHeaders"
+                        },
+                        {
+                          "properties": {
+                            "ce_type": {
+                              "const": "shop.room.booked.v1"
+                            }
+                          }
+                        }
+                      ],
+                      "type": "object"
+                    },
+                    "name": "shop.room.booked.v1",
+                    "payload": {
+                      "$ref": "#/components/schemas/shop.room.booked.v1"
+                    },
+                    "title": "RoomBooked",
+                    "x-saga": {
+                      "heardBy": [
+                        "bank"
+                      ]
+                    }
+                  },
+                  "shop.room.paid.v1": {
+                    "bindings": {
+                      "kafka": {
+                        "bindingVersion": "0.5.0",
+                        "key": {
+                          "description": "The event's attribute sagaid.",
+                          "format": "uuid",
+                          "type": "string"
+                        }
+                      }
+                    },
+                    "contentType": "application/json",
+                    "correlationId": {
+                      "description": "The saga id.",
+                      "location": "$message.header#/ce_sagaid"
+                    },
+                    "headers": {
+                      "allOf": [
+                        {
+                          "$ref": "#/components/schemas/SagaHeaders"
+                        },
+                        {
+                          "properties": {
+                            "ce_type": {
+                              "const": "shop.room.paid.v1"
+                            }
+                          }
+                        }
+                      ],
+                      "type": "object"
+                    },
+                    "name": "shop.room.paid.v1",
+                    "payload": {
+                      "$ref": "#/components/schemas/shop.room.paid.v1"
+                    },
+                    "title": "RoomPaid",
+                    "x-saga": {
+                      "publishedBy": [
+                        "bank"
+                      ]
+                    }
+                  },
+                  "shop.room.refused.v1": {
+                    "bindings": {
+                      "kafka": {
+                        "bindingVersion": "0.5.0",
+                        "key": {
+                          "description": "The event's attribute sagaid.",
+                          "format": "uuid",
+                          "type": "string"
+                        }
+                      }
+                    },
+                    "contentType": "application/json",
+                    "correlationId": {
+                      "description": "The saga id.",
+                      "location": "$message.header#/ce_sagaid"
+                    },
+                    "headers": {
+                      "allOf": [
+                        {
+                          "$ref": "#/components/schemas/SagaHeaders"
+                        },
+                        {
+                          "properties": {
+                            "ce_type": {
+                              "const": "shop.room.refused.v1"
+                            }
+                          }
+                        }
+                      ],
+                      "type": "object"
+                    },
+                    "name": "shop.room.refused.v1",
+                    "payload": {
+                      "$ref": "#/components/schemas/shop.room.refused.v1"
+                    },
+                    "title": "RoomRefused",
+                    "x-saga": {
+                      "publishedBy": [
+                        "bank"
+                      ]
+                    }
+                  }
+                },
+                "schemas": {
+                  "SagaHeaders": {
+                    "description": "CloudEvents 1.0 in binary mode, with the saga's attributes as extensions. Values are text.",
+                    "properties": {
+                      "ce_causationid": {
+                        "description": "The id of the event that made it happen; a start has none.",
+                        "maxLength": 256,
+                        "type": "string"
+                      },
+                      "ce_id": {
+                        "description": "The event's id. The same event comes with the same id, however often it comes.",
+                        "maxLength": 256,
+                        "type": "string"
+                      },
+                      "ce_sagaending": {
+                        "description": "How the saga ends with it.",
+                        "enum": [
+                          "completed",
+                          "cancelled"
+                        ],
+                        "type": "string"
+                      },
+                      "ce_sagahops": {
+                        "description": "Events since the start, at most 256.",
+                        "pattern": "^[0-9]{1,3}$",
+                        "type": "string"
+                      },
+                      "ce_sagaid": {
+                        "description": "The saga that it belongs to; also the key.",
+                        "format": "uuid",
+                        "type": "string"
+                      },
+                      "ce_sagaoutcome": {
+                        "description": "What it is the outcome of.",
+                        "enum": [
+                          "done",
+                          "rejected",
+                          "compensated",
+                          "nothingdone"
+                        ],
+                        "type": "string"
+                      },
+                      "ce_sagastep": {
+                        "description": "The step that published it.",
+                        "maxLength": 1024,
+                        "type": "string"
+                      },
+                      "ce_source": {
+                        "description": "/ and the name of the participant that published it.",
+                        "maxLength": 1024,
+                        "type": "string"
+                      },
+                      "ce_specversion": {
+                        "const": "1.0"
+                      },
+                      "ce_subject": {
+                        "description": "What it is about in business terms.",
+                        "maxLength": 1024,
+                        "type": "string"
+                      },
+                      "ce_time": {
+                        "format": "date-time",
+                        "type": "string"
+                      },
+                      "ce_type": {
+                        "description": "What happened.",
+                        "maxLength": 1024,
+                        "type": "string"
+                      },
+                      "content-type": {
+                        "const": "application/json"
+                      },
+                      "traceparent": {
+                        "description": "W3C Trace Context.",
+                        "maxLength": 1024,
+                        "type": "string"
+                      },
+                      "tracestate": {
+                        "description": "W3C Trace Context.",
+                        "maxLength": 1024,
+                        "type": "string"
+                      }
+                    },
+                    "required": [
+                      "ce_specversion",
+                      "ce_id",
+                      "ce_source",
+                      "ce_type",
+                      "ce_sagaid"
+                    ],
+                    "type": "object"
+                  },
+                  "shop.room.booked.v1": {
+                    "$defs": {
+                      "Room": {
+                        "type": "string"
+                      }
+                    },
+                    "properties": {
+                      "room": {
+                        "$ref": "#/components/schemas/shop.room.booked.v1/$defs/Room"
+                      }
+                    },
+                    "type": "object"
+                  },
+                  "shop.room.paid.v1": {
+                    "$defs": {
+                      "Room": {
+                        "type": "string"
+                      }
+                    },
+                    "properties": {
+                      "room": {
+                        "$ref": "#/components/schemas/shop.room.paid.v1/$defs/Room"
+                      }
+                    },
+                    "type": "object"
+                  },
+                  "shop.room.refused.v1": {
+                    "$defs": {
+                      "Room": {
+                        "type": "string"
+                      }
+                    },
+                    "properties": {
+                      "room": {
+                        "$ref": "#/components/schemas/shop.room.refused.v1/$defs/Room"
+                      }
+                    },
+                    "type": "object"
+                  }
+                }
+              },
+              "defaultContentType": "application/json",
+              "info": {
+                "description": "Events of a choreography saga. A message is a CloudEvent in binary mode: its attributes are in the headers, and the saga id is its key. Every message may come more than once and in any order.",
+                "title": "bank",
+                "version": "unversioned"
+              },
+              "operations": {
+                "bank.receive.desk": {
+                  "action": "receive",
+                  "bindings": {
+                    "kafka": {
+                      "bindingVersion": "0.5.0",
+                      "groupId": {
+                        "enum": [
+                          "till"
+                        ],
+                        "type": "string"
+                      }
+                    }
+                  },
+                  "channel": {
+                    "$ref": "#/channels/desk"
+                  },
+                  "messages": [
+                    {
+                      "$ref": "#/channels/desk/messages/shop.room.booked.v1"
+                    }
+                  ],
+                  "title": "bank receives on desk",
+                  "x-saga": {
+                    "participant": "bank",
+                    "steps": [
+                      {
+                        "as": "triggers",
+                        "event": "shop.room.booked.v1",
+                        "step": "pay"
+                      }
+                    ]
+                  }
+                },
+                "bank.send.bank": {
+                  "action": "send",
+                  "channel": {
+                    "$ref": "#/channels/bank"
+                  },
+                  "messages": [
+                    {
+                      "$ref": "#/channels/bank/messages/shop.room.paid.v1"
+                    },
+                    {
+                      "$ref": "#/channels/bank/messages/shop.room.refused.v1"
+                    }
+                  ],
+                  "title": "bank sends on bank",
+                  "x-saga": {
+                    "participant": "bank",
+                    "steps": [
+                      {
+                        "as": "done",
+                        "event": "shop.room.paid.v1",
+                        "step": "pay"
+                      },
+                      {
+                        "as": "rejected",
+                        "event": "shop.room.refused.v1",
+                        "step": "pay"
+                      }
+                    ]
+                  }
+                }
+              },
+              "x-saga": {
+                "manifest": 1,
+                "participants": [
+                  {
+                    "group": "till",
+                    "participant": "bank",
+                    "steps": [
+                      {
+                        "emits": [
+                          "shop.room.paid.v1"
+                        ],
+                        "kind": "external",
+                        "on": [
+                          "shop.room.booked.v1"
+                        ],
+                        "rejects": [
+                          "shop.room.refused.v1"
+                        ],
+                        "retry": {
+                          "cap_ms": 60000,
+                          "first_ms": 200,
+                          "patience_ms": 300000
+                        },
+                        "step": "pay",
+                        "timeout_ms": 30000
+                      }
+                    ],
+                    "version": ""
+                  }
+                ]
+              }
+            }
+        "##]].assert_eq(&format!("{:#}\n", bank.to_asyncapi()));
+    }
+
+    #[test]
+    fn merged_an_event_is_one_message_and_each_participant_has_its_operations() {
+        let document = small().to_asyncapi();
+        let keys = |pointer: &str| -> Vec<String> {
+            document.pointer(pointer).unwrap().as_object().unwrap().keys().cloned().collect()
+        };
+        assert_eq!(keys("/channels"), ["bank", "desk"]);
+        assert_eq!(keys("/operations"), ["bank.receive.desk", "bank.send.bank", "desk.receive.bank", "desk.send.desk"]);
+        assert_eq!(keys("/components/messages").len(), 5);
+        let paid = &document["components"]["messages"]["shop.room.paid.v1"]["x-saga"];
+        assert_eq!(*paid, json!({"publishedBy": ["bank"], "heardBy": ["desk"]}));
+    }
+
+    /// Whoever adds a header to the envelope documents it.
+    #[test]
+    fn the_headers_are_those_that_an_envelope_has() {
+        let declared = headers();
+        let properties = declared["properties"].as_object().unwrap();
+        let value = |name: &str, schema: &Value| match (name, &schema["const"], &schema["enum"][0]) {
+            (_, Value::String(only), _) | (_, _, Value::String(only)) => only.clone(),
+            ("ce_sagaid", ..) => "01a20d39-e473-7881-8be4-b5a5384f09a3".to_owned(),
+            ("ce_sagahops", ..) => "7".to_owned(),
+            ("ce_time", ..) => "2026-01-01T00:00:00Z".to_owned(),
+            ("traceparent", ..) => "00-5fc333af041973e6cd11574c6bd04978-00f067aa0ba902b7-01".to_owned(),
+            (name, ..) => format!("some-{name}"),
+        };
+        let headers =
+            properties.iter().map(|(name, schema)| (name.clone(), value(name, schema).into_bytes())).collect();
+        let delivery = Delivery {
+            topic: Arc::from("desk"),
+            partition: 0,
+            offset: 0,
+            epoch: 0,
+            key: None,
+            headers,
+            body: b"{}".to_vec(),
+        };
+        let written = Envelope::decode(&delivery).unwrap().encode("desk").unwrap().headers;
+        let written: BTreeSet<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(written, properties.keys().map(String::as_str).collect());
+    }
+
+    #[test]
+    fn names_break_nothing() {
+        assert_escaped(|choreography| format!("{:#}", choreography.to_asyncapi()), &[]);
+    }
 }

@@ -77,3 +77,51 @@ impl Choreography {
         out + "}\n"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use crate::draw::examples::{assert_escaped, small};
+
+    #[test]
+    fn a_graph() {
+        expect![[r##"
+            digraph choreography {
+              rankdir=LR;
+              node [fontname="Helvetica", fontsize=11];
+              edge [color="#555555"];
+              subgraph cluster1 {
+                label="desk";
+                style=rounded;
+                step0 [label="book", shape=box, style=rounded];
+                compensation0 [label="compensate book", shape=box, style=dashed];
+                step1 [label="keep", shape=box];
+              }
+              subgraph cluster2 {
+                label="bank";
+                style=rounded;
+                step2 [label="pay", shape=box, peripheries=2];
+              }
+              event0 [label="RoomBooked", tooltip="shop.room.booked.v1", shape=ellipse];
+              event1 [label="RoomFreed", tooltip="shop.room.freed.v1", shape=ellipse, peripheries=2, color="#b35900"];
+              event2 [label="RoomKept", tooltip="shop.room.kept.v1", shape=ellipse, peripheries=2, color="#1a7f37"];
+              event3 [label="RoomPaid", tooltip="shop.room.paid.v1", shape=ellipse];
+              event4 [label="RoomRefused", tooltip="shop.room.refused.v1", shape=ellipse];
+              event0 -> step2;
+              event3 -> step1;
+              event4 -> compensation0 [style=dashed];
+              step0 -> event0;
+              step1 -> event2;
+              step2 -> event3;
+              step2 -> event4 [color="#b35900", label="no", fontsize=9];
+              compensation0 -> event1 [style=dashed];
+            }
+        "##]].assert_eq(&small().to_dot());
+    }
+
+    #[test]
+    fn names_break_nothing() {
+        assert_escaped(|choreography| choreography.to_dot().replace("\\\\", "").replace("\\\"", ""), &['"']);
+    }
+}

@@ -69,3 +69,38 @@ impl Choreography {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use saga_core::manifest::to_table;
+
+    use crate::draw::examples::{assert_escaped, small};
+
+    #[test]
+    fn a_flow_chart() {
+        expect![[r#"
+            flowchart LR
+              subgraph desk
+                desk_book(["book"])
+                desk_keep["keep"]
+              end
+              subgraph bank
+                bank_pay[["pay"]]
+              end
+              desk_book -->|RoomBooked| bank_pay
+              desk_book -->|RoomFreed| cancelled
+              desk_keep -->|RoomKept| completed
+              bank_pay -->|RoomPaid| desk_keep
+              bank_pay -.->|RoomRefused| desk_book
+              cancelled(((cancelled)))
+              completed(((completed)))
+        "#]].assert_eq(&small().to_mermaid());
+    }
+
+    #[test]
+    fn names_break_nothing() {
+        assert_escaped(|choreography| choreography.to_mermaid(), &['{', '<', '>', '|', '%']);
+        assert_escaped(|choreography| to_table(&choreography.manifests).replace("\\|", ""), &['|', '<']);
+    }
+}

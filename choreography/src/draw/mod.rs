@@ -4,6 +4,8 @@
 
 mod asyncapi;
 mod dot;
+#[cfg(test)]
+mod examples;
 mod layout;
 mod mermaid;
 mod sequence;

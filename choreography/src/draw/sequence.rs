@@ -365,3 +365,80 @@ impl<'f, 'm> Run<'f, 'm> {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::draw::examples::{assert_escaped, small};
+
+    #[test]
+    fn a_diagram_of_every_path() {
+        expect![[r#"
+            Nobody says no:
+
+            ```mermaid
+            sequenceDiagram
+              participant desk
+              participant bank
+              Note over desk: book
+              desk-)bank: RoomBooked
+              Note over bank: pay
+              bank-)desk: RoomPaid
+              Note over desk: keep
+              Note over desk: RoomKept, and the saga is completed
+            ```
+
+            `RoomRefused` is said:
+
+            ```mermaid
+            sequenceDiagram
+              participant desk
+              participant bank
+              Note over desk: book
+              desk-)bank: RoomBooked
+              Note over bank: pay says no
+              bank--)desk: RoomRefused
+              Note over desk: compensate book
+              Note over desk: RoomFreed, and the saga is cancelled
+            ```
+        "#]].assert_eq(&small().to_sequences().unwrap());
+    }
+
+    #[test]
+    fn what_is_no_path_is_said() {
+        let mut choreography = small();
+        let asked = |choreography: &Choreography, path: Path| choreography.to_sequence(&path).unwrap_err().to_string();
+        let error = asked(&choreography, Path::Rejection("RoomFreed".to_owned()));
+        assert_eq!(error, "no step says no by RoomFreed; those that do say RoomRefused");
+        assert!(choreography.to_sequence(&Path::Rejection("shop.room.refused.v1".to_owned())).is_ok());
+        choreography.manifests[1].steps[0].on.clear();
+        let error = asked(&choreography, Path::Rejection("RoomRefused".to_owned()));
+        assert_eq!(error, "no run was found in which RoomRefused happens");
+        choreography.manifests[0].steps.clear();
+        assert_eq!(asked(&choreography, Path::Happy), PathError::NoStart.to_string());
+    }
+
+    /// The first outcome of `book` leads nowhere, so the other one is taken.
+    #[test]
+    fn of_several_outcomes_one_is_taken_that_comes_to_an_ending() {
+        let mut choreography = small();
+        choreography.manifests[0].steps[0].emits.insert(0, "shop.room.lost.v1".to_owned());
+        let drawn = choreography.to_sequence(&Path::Happy).unwrap();
+        assert!(drawn.contains("RoomKept") && !drawn.contains("RoomLost"), "{drawn}");
+    }
+
+    #[test]
+    fn names_break_nothing() {
+        for path in [Path::Happy, Path::Rejection(String::new())] {
+            let draw = |choreography: &Choreography| {
+                let said = choreography.paths().remove(usize::from(path != Path::Happy));
+                choreography.to_sequence(&said).unwrap()
+            };
+            assert_escaped(draw, &['<', '>', '{', '%', '"', '`', ':']);
+        }
+        let markdown = |choreography: &Choreography| choreography.to_sequences().unwrap();
+        assert_escaped(markdown, &['`']);
+    }
+}

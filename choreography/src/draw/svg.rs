@@ -92,7 +92,7 @@ impl Label {
     }
 
     fn width(&self) -> f64 {
-        (wide(&self.name, 13.0) * 1.06).max(wide(&self.what, 11.0)) + 24.0
+        (wide(&self.name, 13.0) * 1.04).max(wide(&self.what, 11.0)) + 22.0
     }
 }
 
@@ -103,8 +103,8 @@ fn wide(text: &str, size: f64) -> f64 {
             0.42
         }
         'm' | 'w' | 'M' | 'W' | '@' | '%' => 1.0,
-        c if c.is_ascii_uppercase() => 0.74,
-        c if c.is_ascii() => 0.65,
+        c if c.is_ascii_uppercase() => 0.72,
+        c if c.is_ascii() => 0.62,
         _ => 1.05,
     };
     text.chars().map(letter).sum::<f64>() * size
@@ -294,4 +294,32 @@ fn height(node: Option<Node>) -> f64 {
 fn text(class: &str, x: f64, y: f64, says: &str) -> String {
     let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
     format!("<text{class} x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{}</text>\n", xml(says))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draw::examples::{assert_escaped, small};
+
+    #[test]
+    fn every_name_is_in_the_picture() {
+        let svg = small().to_svg();
+        for shown in
+            ["book", "keep", "pay", "RoomBooked", "RoomKept · completed", "RoomFreed · cancelled", "desk", "bank"]
+        {
+            assert!(svg.contains(&format!(">{shown}</text>")), "{shown} in {svg}");
+        }
+        assert!(svg.contains("<title>compensation of desk/book</title>") && svg.contains("prefers-color-scheme:dark"));
+        assert_eq!(svg, small().to_svg());
+    }
+
+    #[test]
+    fn names_break_nothing() {
+        assert_escaped(Choreography::to_svg, &['<', '>', '"']);
+    }
+
+    #[test]
+    fn nothing_is_drawn_of_nothing() {
+        assert!(Choreography { manifests: Vec::new() }.to_svg().ends_with("</svg>\n"));
+    }
 }

@@ -47,6 +47,9 @@ impl Ids {
     pub(super) fn unique(&mut self, name: &str) -> String {
         let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         let mut id: String = name.chars().map(word).collect();
+        if name.contains(|c: char| word(c) != c && c != '-') {
+            id = id.split('_').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("_");
+        }
         let letter = id.starts_with(|first: char| first.is_ascii_alphabetic());
         // `end` closes a block of Mermaid wherever it stands alone, and DOT has words of its own.
         let taken = ["end", "graph", "digraph", "subgraph", "node", "edge", "strict", "default", "style", "class"];
@@ -81,6 +84,6 @@ mod tests {
     fn identifiers_are_words_and_never_the_same() {
         let mut ids = Ids::default();
         let made = ["a-b", "a_b", "A.b", "end", "7", "é\n", ""].map(|name| ids.unique(name));
-        assert_eq!(made, ["a_b", "a_b_2", "A_b_3", "n_end", "n_7", "n___", "n_"]);
+        assert_eq!(made, ["a_b", "a_b_2", "A_b_3", "n_end", "n_7", "n_", "n__2"]);
     }
 }
