@@ -40,7 +40,12 @@ impl Choreography {
         let mut messages = Map::new();
         for event in &events.all {
             if let Some(schema) = event.declared.writes.as_ref().or(event.declared.reads.as_ref()) {
-                let mut schema = schema.clone();
+                let mut schema = match schema {
+                    // AsyncAPI has no booleans where a body's schema stands: anything, and nothing.
+                    Value::Bool(true) => json!({}),
+                    Value::Bool(false) => json!({"not": {}}),
+                    schema => schema.clone(),
+                };
                 rebase(&mut schema, &format!("#/components/schemas/{}", event.key));
                 schemas.insert(event.key.clone(), schema);
             }

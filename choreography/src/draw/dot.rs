@@ -117,7 +117,8 @@ mod tests {
               step2 -> event4 [color="#b35900", label="no", fontsize=9];
               compensation0 -> event1 [style=dashed];
             }
-        "##]].assert_eq(&small().to_dot());
+        "##]]
+        .assert_eq(&small().to_dot());
     }
 
     #[test]

@@ -95,7 +95,8 @@ mod tests {
               bank_pay -.->|RoomRefused| desk_book
               cancelled(((cancelled)))
               completed(((completed)))
-        "#]].assert_eq(&small().to_mermaid());
+        "#]]
+        .assert_eq(&small().to_mermaid());
     }
 
     #[test]

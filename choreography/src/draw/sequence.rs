@@ -403,7 +403,8 @@ mod tests {
               Note over desk: compensate book
               Note over desk: RoomFreed, and the saga is cancelled
             ```
-        "#]].assert_eq(&small().to_sequences().unwrap());
+        "#]]
+        .assert_eq(&small().to_sequences().unwrap());
     }
 
     #[test]
