@@ -24,6 +24,8 @@ const GAP: f64 = 18.0;
 const BEND: f64 = 8.0;
 /// Between the edge of a lane and what is in it.
 const PADDING: f64 = 20.0;
+/// What is not further to the side is meant to be straight.
+const NEARLY: f64 = 24.0;
 /// Rounds of ordering. Small pictures stop improving after three; this is no cost.
 const ROUNDS: usize = 12;
 /// Rounds of moving. Each brings a long arrow nearer to a straight line.
@@ -208,6 +210,26 @@ impl<'m> Layout<'m> {
         for place in &mut self.places {
             place.x = place.x.round();
         }
+        self.straighten();
+    }
+
+    /// A bend that is nearly below what it comes from moves there, where nothing is in its way: small corners are only noise.
+    fn straighten(&mut self) {
+        for route in 0..self.routes.len() {
+            let through = self.routes[route].through.clone();
+            for pair in through.windows(2) {
+                let (from, to) = (&self.places[pair[0]], &self.places[pair[1]]);
+                let x = from.x;
+                let free = |other: &usize| {
+                    let other = &self.places[*other];
+                    (other.x - x).abs() >= (other.width + to.width) / 2.0 + BEND
+                };
+                let near = (x - to.x).abs() < NEARLY && to.node.is_none() && from.lane == to.lane;
+                if near && self.layers[to.layer].iter().filter(|other| **other != pair[1]).all(free) {
+                    self.places[pair[1]].x = x;
+                }
+            }
+        }
     }
 
     /// Gives a layer's places their x: as near as the order and the lanes allow to where their neighbours in the lane are (isotonic
@@ -383,7 +405,8 @@ mod tests {
             for pair in layer.windows(2) {
                 let (left, right) = (&layout.places[pair[0]], &layout.places[pair[1]]);
                 let between = (right.x - right.width / 2.0) - (left.x + left.width / 2.0);
-                assert!(between >= GAP - 1.0, "{left:?} and {right:?} are {between} apart");
+                let bend = left.node.is_none() || right.node.is_none();
+                assert!(between >= if bend { BEND } else { GAP - 1.0 }, "{left:?} and {right:?} are {between} apart");
             }
         }
         for place in &layout.places {

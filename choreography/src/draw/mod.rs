@@ -11,5 +11,6 @@ mod mermaid;
 mod sequence;
 mod svg;
 mod text;
+mod tracks;
 
 pub use sequence::{Path, PathError};

@@ -5,6 +5,7 @@ use saga_core::{event::Ending, participant::StepKind};
 use super::{
     layout::{Layout, Route},
     text::{clipped, line, xml},
+    tracks::{Leg, tracks},
 };
 use crate::{
     Choreography, Flow,
@@ -15,8 +16,14 @@ use crate::{
 const MOST: usize = 40;
 const STEP: f64 = 44.0;
 const EVENT: f64 = 26.0;
-/// Between two layers: room for arrows that go far to the side.
-const BETWEEN: f64 = 38.0;
+/// Between two layers, without the tracks.
+const BETWEEN: f64 = 32.0;
+/// From the layer above to the first track.
+const ABOVE: f64 = 12.0;
+/// Between two tracks.
+const TRACK: f64 = 9.0;
+/// The corner of an arrow.
+const CORNER: f64 = 6.0;
 const HEADER: f64 = 52.0;
 const MARGIN: f64 = 12.0;
 const LEGEND: f64 = 44.0;
@@ -116,6 +123,10 @@ struct Picture<'f, 'm> {
     layout: Layout<'m>,
     /// The top and the height of each layer.
     rows: Vec<(f64, f64)>,
+    /// Of each route, where it is in each layer that it goes through.
+    ways: Vec<Vec<f64>>,
+    /// Of each route, the track that each of its legs takes.
+    tracks: Vec<Vec<Option<usize>>>,
     width: f64,
     height: f64,
 }
@@ -124,16 +135,29 @@ impl<'f, 'm> Picture<'f, 'm> {
     fn of(flow: &'f Flow<'m>) -> Self {
         let title = |name: &str| wide(&clipped(name, MOST), 14.0) * 1.06;
         let layout = Layout::of(flow, |node| Label::of(flow, node).width().ceil(), title);
+        let ways: Vec<Vec<f64>> = (0..layout.routes.len()).map(|route| way(&layout, route)).collect();
+        // Of each layer, the legs that leave it, each with its route.
+        let mut legs = vec![Vec::new(); layout.layers.len()];
+        for (route, (through, way)) in layout.routes.iter().map(|route| &route.through).zip(&ways).enumerate() {
+            for (places, x) in through.windows(2).zip(way.windows(2)) {
+                legs[layout.places[places[0]].layer].push((route, Leg { source: places[0], from: x[0], to: x[1] }));
+            }
+        }
+        let mut taken = vec![Vec::new(); layout.routes.len()];
         let mut top = MARGIN + HEADER;
         let mut rows = Vec::new();
-        for layer in &layout.layers {
+        for (layer, legs) in layout.layers.iter().zip(&legs) {
             let height = layer.iter().map(|place| height(layout.places[*place].node)).fold(0.0, f64::max);
             rows.push((top, height));
-            top += height + BETWEEN;
+            let (found, count) = tracks(&legs.iter().map(|(_, leg)| *leg).collect::<Vec<_>>());
+            for ((route, _), track) in legs.iter().zip(found) {
+                taken[*route].push(track);
+            }
+            top += height + BETWEEN + count as f64 * TRACK;
         }
         let lanes = layout.lanes.last().map_or(0.0, |lane| lane.left + lane.width);
         let width = (lanes + 2.0 * MARGIN).max(legend_width() + 2.0 * MARGIN);
-        Self { flow, layout, rows, width, height: top - BETWEEN + 16.0 + LEGEND }
+        Self { flow, layout, rows, ways, tracks: taken, width, height: top - BETWEEN + 16.0 + LEGEND }
     }
 
     fn drawn(&self) -> String {
@@ -195,10 +219,8 @@ impl<'f, 'm> Picture<'f, 'm> {
 
     fn arrow(&self, index: usize, route: &Route) -> String {
         let places = &self.layout.places;
-        let mut x: Vec<f64> = route.through.iter().map(|place| places[*place].x + MARGIN).collect();
+        let x: Vec<f64> = self.ways[index].iter().map(|x| x + MARGIN).collect();
         let last = x.len() - 1;
-        x[0] += self.port(index, true);
-        x[last] += self.port(index, false);
         let mut path = String::new();
         for (i, place) in route.through.iter().enumerate() {
             let (row, tall) = self.rows[places[*place].layer];
@@ -208,11 +230,12 @@ impl<'f, 'm> Picture<'f, 'm> {
             let enters = if i == last && !route.backwards { enters - HEAD + 1.0 } else { enters };
             if i > 0 {
                 let (before, before_tall) = self.rows[places[route.through[i - 1]].layer];
-                let (top, bottom) = (before + before_tall, row);
-                if (x[i] - x[i - 1]).abs() > 0.5 {
-                    // Level in the middle of what is between the layers.
-                    let middle = (top + bottom - HEAD) / 2.0;
-                    path += &format!(" C{} {middle} {} {middle} {} {}", x[i - 1], x[i], x[i], bottom - HEAD);
+                if let Some(track) = self.tracks[index][i - 1] {
+                    let y = before + before_tall + ABOVE + track as f64 * TRACK;
+                    let corner = ((x[i] - x[i - 1]).abs() / 2.0).min(CORNER);
+                    let side = if x[i] > x[i - 1] { corner } else { -corner };
+                    path += &format!(" V{} Q{} {y} {} {y}", y - corner, x[i - 1], x[i - 1] + side);
+                    path += &format!(" H{} Q{} {y} {} {}", x[i] - side, x[i], x[i], y + corner);
                 }
                 path += &format!(" V{enters}");
             }
@@ -240,26 +263,6 @@ impl<'f, 'm> Picture<'f, 'm> {
         format!("<path class=\"arrow{no}{undo}\" d=\"{path}\"/><path class=\"{head_class}\" d=\"{head}\"/>\n")
     }
 
-    /// How far from the middle of its upper (or lower) box an arrow begins or ends. All arrows that tell one event leave as one.
-    fn port(&self, index: usize, upper: bool) -> f64 {
-        let places = &self.layout.places;
-        let end = |route: &Route| if upper { route.through[0] } else { route.through[route.through.len() - 1] };
-        let next = |route: &Route| if upper { route.through[1] } else { route.through[route.through.len() - 2] };
-        let own = end(&self.layout.routes[index]);
-        if upper && matches!(places[own].node, Some(Node::Event(_))) {
-            return 0.0;
-        }
-        let mut all: Vec<usize> =
-            (0..self.layout.routes.len()).filter(|route| end(&self.layout.routes[*route]) == own).collect();
-        let towards = |route: usize| places[next(&self.layout.routes[route])].x;
-        all.sort_by(|a, b| towards(*a).total_cmp(&towards(*b)).then(a.cmp(b)));
-        let at = all.iter().position(|route| *route == index).unwrap_or_default() as f64;
-        let between = (all.len() - 1) as f64;
-        let room = (places[own].width - 24.0).max(0.0);
-        let port = if between * PORT > room { room / between } else { PORT };
-        (at - between / 2.0) * port
-    }
-
     fn legend(&self) -> String {
         let y = self.height - LEGEND + 22.0;
         let mut x = MARGIN + 4.0;
@@ -281,6 +284,35 @@ fn legend_item(says: &str) -> f64 {
 
 fn legend_width() -> f64 {
     LEGENDS.iter().map(|(_, says)| legend_item(says)).sum()
+}
+
+/// Where a route is in each layer that it goes through.
+fn way(layout: &Layout<'_>, route: usize) -> Vec<f64> {
+    let mut x: Vec<f64> = layout.routes[route].through.iter().map(|place| layout.places[*place].x).collect();
+    let last = x.len() - 1;
+    x[0] += port(layout, route, true);
+    x[last] += port(layout, route, false);
+    x
+}
+
+/// How far from the middle of its upper (or lower) box a route begins or ends. All that tell one event leave it as one.
+fn port(layout: &Layout<'_>, index: usize, upper: bool) -> f64 {
+    let places = &layout.places;
+    let end = |route: &Route| if upper { route.through[0] } else { route.through[route.through.len() - 1] };
+    let next = |route: &Route| if upper { route.through[1] } else { route.through[route.through.len() - 2] };
+    let own = end(&layout.routes[index]);
+    if upper && matches!(places[own].node, Some(Node::Event(_))) {
+        return 0.0;
+    }
+    let mut all: Vec<usize> = (0..layout.routes.len()).filter(|route| end(&layout.routes[*route]) == own).collect();
+    let towards = |route: usize| places[next(&layout.routes[route])].x;
+    all.sort_by(|a, b| towards(*a).total_cmp(&towards(*b)).then(a.cmp(b)));
+    let at = all.iter().position(|route| *route == index).unwrap_or_default() as f64;
+    let between = (all.len() - 1) as f64;
+    let room = (places[own].width - 24.0).max(0.0);
+    let port = if between * PORT > room { room / between } else { PORT };
+    // Whole or half pixels, so that the text stays short.
+    ((at - between / 2.0) * port * 2.0).round() / 2.0
 }
 
 fn height(node: Option<Node>) -> f64 {
