@@ -9,6 +9,7 @@ mod database;
 mod discard;
 mod draw;
 mod manifests;
+mod outbox;
 mod redrive;
 mod selection;
 mod show;
@@ -20,7 +21,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    database::Databases, discard::DiscardCommand, draw::DrawCommand, redrive::RedriveCommand, work::WorkCommand,
+    database::Databases, discard::DiscardCommand, draw::DrawCommand, outbox::OutboxCommand, redrive::RedriveCommand,
+    work::WorkCommand,
 };
 
 #[derive(Debug, Parser)]
@@ -40,6 +42,7 @@ once it runs. Commands on manifests read what the services say of themselves, an
   export SAGA_DATABASE='payment=postgres://saga@db/payment'
   saga work                              what waits, and why
   saga work show REACTION                everything about one row
+  saga outbox                            events that the broker refuses, and why
   saga redrive --step charge-customer    the fault is gone: try again
   saga discard --reaction REACTION --reason '..'
 
@@ -50,6 +53,9 @@ enum Command {
     /// List what waits: calls, retries, and what needs a person
     #[command(long_about = work::LONG)]
     Work(At<WorkCommand>),
+    /// List events that the broker refuses
+    #[command(long_about = outbox::LONG)]
+    Outbox(At<OutboxCommand>),
     /// Try again now what is stuck
     #[command(long_about = redrive::LONG)]
     Redrive(At<RedriveCommand>),
@@ -74,6 +80,7 @@ struct At<C: Args> {
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Work(At { command, databases }) => command.run(&databases).await,
+        Command::Outbox(At { command, databases }) => command.run(&databases).await,
         Command::Redrive(At { command, databases }) => command.run(&databases).await,
         Command::Discard(At { command, databases }) => command.run(&databases).await,
         Command::Draw(draw) => draw.run().await,

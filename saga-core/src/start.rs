@@ -142,11 +142,12 @@ impl Starter {
         if let Some(ending) = ledger.iter().find_map(LedgerRow::ended) {
             return Ok(Requested::Ended(ending));
         }
-        if ledger.iter().any(|row| row.step == S::NAME) {
+        if ledger.iter().any(|row| row.step == S::NAME || S::FORMERLY.contains(&row.step.as_str())) {
             return Ok(Requested::Repeated);
         }
         let starts = |row: &&LedgerRow| {
-            shared.contracts.iter().any(|contract| contract.kind == StepKind::Start && contract.name == row.step)
+            let mut starts = shared.contracts.iter().filter(|contract| contract.kind == StepKind::Start);
+            starts.any(|contract| contract.names().any(|name| name == row.step))
         };
         let start = ledger.iter().find(starts).ok_or(StartError::UnknownSaga(saga))?;
         let mut opening = Opening::of::<S>(shared, saga, Some(start));
