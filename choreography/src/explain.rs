@@ -3,7 +3,10 @@
 //! The texts are Markdown, one file per code, and everything that explains a code shows the same one: `saga explain`, SARIF, and
 //! `docs/codes.md`.
 
-use crate::finding::{Code, Severity};
+use crate::{
+    diff::ChangeCode,
+    finding::{Code, Severity},
+};
 
 /// The sections that every text has, in their order.
 pub const SECTIONS: [&str; 4] = ["What it means", "Example", "In production", "How to mend it"];
@@ -78,7 +81,7 @@ pub fn list() -> String {
     Code::ALL.iter().map(line).collect()
 }
 
-/// `docs/codes.md`: every code, whole.
+/// `docs/codes.md`: every code of a finding, whole, and every code of a change.
 pub fn page() -> String {
     let mut page = "\
 # What `saga verify` finds
@@ -97,6 +100,17 @@ example needs no word about is left out. A code keeps its meaning for ever.
     for code in Code::ALL {
         let text = code.explanation().replace("## ", "### ");
         page += &format!("\n## {code}\n\n{} ({}).\n\n{text}", sentence(code.title()), code.severity().name());
+    }
+    page += "
+# What `saga diff` finds
+
+Each with its place and what to do. An error is unsafe for sagas under way; a warning is worth a thought.
+
+| code | severity | |
+|---|---|---|
+";
+    for code in ChangeCode::ALL {
+        page += &format!("| {code} | {} | {} |\n", code.severity().name(), code.title());
     }
     page
 }
