@@ -29,6 +29,7 @@ fn step(name: String, kind: StepKind) -> DeclaredStep {
         compensated: vec![],
         joins: vec![],
         first_trigger_wins: false,
+        formerly: vec![],
         retry: Default::default(),
         timeout_ms: 1000,
     }
