@@ -6,14 +6,17 @@
 
 mod confirm;
 mod database;
+mod diff;
 mod discard;
 mod draw;
+mod explain;
 mod manifests;
 mod outbox;
 mod redrive;
 mod selection;
 mod show;
 mod text;
+mod verify;
 mod work;
 
 use std::process::ExitCode;
@@ -21,8 +24,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    database::Databases, discard::DiscardCommand, draw::DrawCommand, outbox::OutboxCommand, redrive::RedriveCommand,
-    work::WorkCommand,
+    database::Databases, diff::DiffCommand, discard::DiscardCommand, draw::DrawCommand, explain::ExplainCommand,
+    outbox::OutboxCommand, redrive::RedriveCommand, verify::VerifyCommand, work::WorkCommand,
 };
 
 #[derive(Debug, Parser)]
@@ -46,7 +49,11 @@ once it runs. Commands on manifests read what the services say of themselves, an
   saga redrive --step charge-customer    the fault is gone: try again
   saga discard --reaction REACTION --reason '..'
 
-  saga draw order.json payment.json      the flow, from what SERVICE describe --json printed";
+  saga verify order.json payment.json    whether every saga ends well, from what
+                                         SERVICE describe --json printed
+  saga explain SG007                     what one finding means, and how to mend it
+  saga diff --old main/ --new branch/    whether a change is safe for what runs
+  saga draw order.json payment.json      the flow as a picture or a table";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -65,6 +72,15 @@ enum Command {
     /// Draw a choreography: pictures, tables and documents
     #[command(long_about = draw::LONG)]
     Draw(DrawCommand),
+    /// Check a whole choreography before it is deployed
+    #[command(long_about = verify::LONG)]
+    Verify(VerifyCommand),
+    /// Say what a finding of `verify` means, and how to mend it
+    #[command(long_about = explain::LONG)]
+    Explain(ExplainCommand),
+    /// Say whether a change of manifests is safe for what runs, and in which order to deploy it
+    #[command(long_about = diff::LONG)]
+    Diff(DiffCommand),
 }
 
 /// A command that works on the databases of participants.
@@ -84,11 +100,21 @@ async fn main() -> ExitCode {
         Command::Redrive(At { command, databases }) => command.run(&databases).await,
         Command::Discard(At { command, databases }) => command.run(&databases).await,
         Command::Draw(draw) => draw.run().await,
+        // Of these, 1 says that something was found.
+        Command::Verify(verify) => return verify.run().await.unwrap_or_else(unusable),
+        Command::Explain(explain) => return explain.run().unwrap_or_else(unusable),
+        Command::Diff(diff) => return diff.run().await.unwrap_or_else(unusable),
     };
     done.unwrap_or_else(|error| {
         eprintln!("saga: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Nothing was found out, because what was given cannot be used: 2, as the command line's own errors.
+fn unusable(error: anyhow::Error) -> ExitCode {
+    eprintln!("saga: {error:#}");
+    ExitCode::from(2)
 }
 
 #[cfg(test)]

@@ -5,6 +5,11 @@
 #[derive(Debug)]
 pub struct Readme;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/verify.md")]
+#[derive(Debug)]
+pub struct Verify;
+
 pub mod chaos;
 pub mod otlp;
 pub mod processes;
