@@ -8,6 +8,7 @@ pub struct Readme;
 pub mod chaos;
 pub mod otlp;
 pub mod processes;
+pub mod random;
 pub mod scenario;
 pub mod simulation;
 pub mod stage;
