@@ -28,6 +28,6 @@ fn measure() {
                 println!("{seed}: {bad:?}\n{}", saga_core::manifest::to_table(&manifests));
             }
         }
-        println!("{by:?} {kinds:?} {:?}", began.elapsed());
+        println!("turns {TURNS:?}"); println!("{by:?} {kinds:?} {:?}", began.elapsed());
     });
 }

@@ -17,4 +17,4 @@ mod skeleton;
 
 pub use generator::choreography;
 pub use judge::{Bad, judge};
-pub use player::{How, Left, Player};
+pub use player::{TURNS, How, Left, Player};

@@ -23,7 +23,7 @@ use saga_core::{
 use super::{
     dice::Dice,
     draft::PARTICIPANTS,
-    post::{Post, delay},
+    post::{Post, later},
 };
 use crate::simulation::chance::Random;
 
@@ -190,7 +190,7 @@ impl Game<'_> {
             sagas.push(plays.parts.settling.starter().start_scripted(step, &n.to_string()).await?);
             for (participant, step) in of_kind(StepKind::Request) {
                 if self.random.below(2) == 0 {
-                    let at = delay(&mut self.random) - 1;
+                    let at = later(0, &mut self.random) - 1;
                     let index = self.at(&participant)?.index;
                     asks.push((at, n, PARTICIPANTS[index], step));
                 }
@@ -274,7 +274,7 @@ impl Plays {
         for (_, call) in self.calls.extract_if(.., |(at, _)| *at <= now) {
             let answered = call.make().await;
             // Sometimes behind the end of its lease, when another attempt is under way.
-            self.answers.push((now + delay(random) - 1, answered));
+            self.answers.push((later(now, random) - 1, answered));
         }
         let answers: Vec<_> = self.answers.extract_if(.., |(at, _)| *at <= now).map(|(_, answered)| answered).collect();
         let due = self.due.is_some_and(|due| due <= now);
@@ -283,13 +283,16 @@ impl Plays {
             while self.parts.publishing.turn().await {}
             return Ok(());
         }
+        TURNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (calls, settled) = self.parts.settling.turn(answers, 500).await;
         settled?;
         // Mostly at once; seldom so late that there is no time left for it in its lease.
-        self.calls.extend(calls.into_iter().map(|call| (now + (delay(random) - 1) / 3, call)));
+        self.calls.extend(calls.into_iter().map(|call| (now + (later(now, random) - 1 - now) / 3, call)));
         while self.parts.publishing.turn().await {}
         let due = store.work_next_due().await?;
         self.due = due.map(|due| ((due - BEGIN).max(0).unsigned_abs()).div_ceil(SLOT.as_millis() as u64));
         Ok(())
     }
 }
+
+pub static TURNS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);

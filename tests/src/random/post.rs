@@ -31,10 +31,11 @@ struct State {
     arrived: Vec<Vec<Delivery>>,
 }
 
-/// How long a message takes: mostly little, sometimes so long that everything else is over.
-pub(super) fn delay(random: &mut Random) -> u64 {
-    let longest = [1, 1, 3, 3, 8, 8, 30, 60][random.below(8)];
-    1 + random.below(longest) as u64
+/// When something comes that is sent now: mostly soon, sometimes so late that everything else is over. What takes longer comes on a
+/// coarser grid, so that it comes in batches, and in any order within them.
+pub(super) fn later(now: u64, random: &mut Random) -> u64 {
+    let (longest, grid) = [(1, 1), (1, 1), (2, 1), (2, 1), (6, 3), (6, 3), (24, 8), (64, 16)][random.below(8)];
+    (now + 1 + random.below(longest) as u64).next_multiple_of(grid)
 }
 
 impl Post {
@@ -83,7 +84,7 @@ impl Post {
         for (event, delivery) in published.iter() {
             for (hears, under_way) in hears.iter().zip(under_way.iter_mut()) {
                 if hears.contains(&event.event_type.as_str()) {
-                    under_way.push((*now + 1 + random.below(3) as u64, delivery.clone()));
+                    under_way.push((*now + 1, delivery.clone()));
                 }
             }
         }
@@ -150,9 +151,9 @@ impl Sink for Sends {
             };
             for (hears, under_way) in hears.iter().zip(under_way.iter_mut()) {
                 if hears.contains(&event.event_type.as_str()) {
-                    under_way.push((*now + delay(random), delivery.clone()));
+                    under_way.push((later(*now, random), delivery.clone()));
                     if random.below(4) == 0 {
-                        under_way.push((*now + delay(random), delivery.clone()));
+                        under_way.push((later(*now, random), delivery.clone()));
                     }
                 }
             }
