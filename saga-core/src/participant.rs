@@ -219,7 +219,8 @@ impl StepKind {
         }
     }
 
-    pub(crate) fn verdict_kind(self) -> Kind {
+    /// How the verdicts take it: what its participant's rows are decided by.
+    pub fn verdict_kind(self) -> Kind {
         match self {
             StepKind::Start | StepKind::Request | StepKind::Local => Kind::Local,
             StepKind::External => Kind::External,

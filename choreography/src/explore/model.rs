@@ -1,0 +1,448 @@
+//! The sagas of one start step as a transition system: what can happen in a state, and what it leads to.
+//!
+//! ```text
+//! state = every step's ledger row + the set of events that were emitted
+//! ```
+//!
+//! An emitted event never leaves the set, so it may be delivered to each hearer at once, late, out of order or several times; a
+//! delivery that the verdict absorbs leads nowhere and is no move. A move is therefore always progress: a step's row goes forward in
+//! `none → calling → done or rejected → compensated or void`, or gets a mark that stays. There are no circles, and every run comes
+//! to a state in which nothing more can happen.
+//!
+//! Three things of the toolkit need no states of their own, because whatever they lead to happens without them too:
+//!
+//! - *The lease of a call, and how often it was made.* It may run out, and the call be made again, at any moment that it has not been
+//!   answered. So a compensation may wait for the answer, or find the call open and go in doubt; and a no may be believed, or come
+//!   after an attempt of unknown outcome and close the call's key first. Both are moves of every call.
+//! - *`compensating`.* Such a row absorbs what a compensated one absorbs, and how long its call takes is how late its event is
+//!   delivered. So the row closes at once. Only where its event may not go out, for it would be a second ending, does it stay.
+//! - *Reactions that wait behind another one of their saga.* A delivery that comes later is the same. Where one event is heard by two
+//!   steps of one participant this allows more runs than there are: the toolkit settles both together unless one of them fails.
+//!
+//! The invariant: what the toolkit's verdicts decide is asked of them here, and nothing is decided twice.
+
+use std::collections::BTreeMap;
+
+use saga_compensation::{self as verdict, Call, Kind, Said, State as Ledger};
+use saga_core::{event::Ending, participant::StepKind, step::Direction};
+
+use super::set::Set;
+use crate::flow::{EventId, Flow, StepId};
+
+/// The sagas that one start step begins.
+#[derive(Debug)]
+pub(super) struct Model<'f, 'm> {
+    pub(super) flow: &'f Flow<'m>,
+    /// The start step's place in `steps`.
+    pub(super) start: usize,
+    /// Every step that such a saga can come to.
+    pub(super) steps: Vec<Player>,
+    /// Every event that such a saga can bring forth. Its id derives from the step, the direction and the type, so these three are it.
+    pub(super) emissions: Vec<Emission>,
+    /// How many cells there are.
+    pub(super) cells: usize,
+}
+
+/// A step in the model. Emissions stand for themselves by their places.
+#[derive(Debug)]
+pub(super) struct Player {
+    pub(super) id: StepId,
+    pub(super) kind: StepKind,
+    verdicts: Kind,
+    /// A request that can join the saga: of the participant that started it.
+    requestable: bool,
+    pub(super) on: Set,
+    pub(super) compensated_on: Set,
+    pub(super) emits: Vec<usize>,
+    pub(super) rejects: Vec<usize>,
+    pub(super) compensated: Vec<usize>,
+    /// What its forward may emit, either way.
+    pub(super) forward: Set,
+    /// What its compensation may emit.
+    pub(super) backward: Set,
+    pub(super) joins: Vec<usize>,
+    pub(super) first_trigger_wins: bool,
+    /// The endings that its participant may emit, by any step.
+    pub(super) endings: Set,
+    /// Steps that see each other's rows are of one cell: see [`super::reduce`].
+    pub(super) cell: usize,
+}
+
+/// An event that a saga may bring forth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Emission {
+    pub(super) step: usize,
+    pub(super) event: EventId,
+    pub(super) direction: Direction,
+    /// By the publisher's own declaration.
+    pub(super) ending: Option<Ending>,
+}
+
+/// Where a saga stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct State {
+    pub(super) rows: Box<[Row]>,
+    pub(super) emitted: Set,
+}
+
+/// What a step's participant knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) struct Row {
+    pub(super) ledger: Option<Ledger>,
+    /// The trigger; not kept where any trigger is as good as another.
+    pub(super) opened: Option<usize>,
+    /// The call's key was closed to say no, so the step is not one that was taken back.
+    pub(super) rejecting: bool,
+    /// A second trigger needs a person.
+    pub(super) second_trigger: bool,
+    /// The forward would end the saga again, and needs a person.
+    pub(super) forward_stuck: bool,
+    /// The same of the compensation.
+    pub(super) compensation_stuck: bool,
+    /// The request will never come: nobody has to change their mind.
+    pub(super) withheld: bool,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Move {
+    pub(super) step: usize,
+    /// The event that is delivered.
+    pub(super) cause: Option<usize>,
+    pub(super) what: What,
+    pub(super) emits: Option<usize>,
+    /// What it would emit ends a saga that has ended.
+    pub(super) stuck: bool,
+}
+
+/// What becomes of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum What {
+    Requested,
+    /// Nobody will request it. So no saga is found to end only because somebody did.
+    Withheld,
+    Called,
+    Done,
+    /// Done before those that it joins, so its event does not go out.
+    Joined,
+    Rejected,
+    /// A no that closes the call's key first.
+    RejectedInDoubt,
+    SecondTrigger,
+    Compensated,
+    /// Taken back without knowing what the call came to.
+    InDoubt,
+    NothingDone,
+}
+
+impl<'f, 'm> Model<'f, 'm> {
+    pub(super) fn of(flow: &'f Flow<'m>, start: StepId) -> Self {
+        let reached = reached(flow, start);
+        let local: BTreeMap<StepId, usize> = reached.iter().enumerate().map(|(i, id)| (*id, i)).collect();
+        let mut emissions = Vec::new();
+        for (step, id) in reached.iter().enumerate() {
+            let declared = flow.step(*id);
+            let forward = declared.emits.iter().chain(&declared.rejects).map(|event| (*event, Direction::Forward));
+            let backward = declared.compensated.iter().map(|event| (*event, Direction::Compensation));
+            for (event, direction) in forward.chain(backward) {
+                let emission = Emission { step, event, direction, ending: ending(flow, *id, event) };
+                if !emissions.contains(&emission) {
+                    emissions.push(emission);
+                }
+            }
+        }
+        let all = |which: &dyn Fn(&Emission) -> bool| {
+            Set::of(emissions.len(), emissions.iter().enumerate().filter(|(_, e)| which(e)).map(|(i, _)| i))
+        };
+        let participant = |step: usize| flow.step(reached[step]).participant;
+        let player = |(step, id): (usize, &StepId)| {
+            let declared = flow.step(*id);
+            let places = |events: &[EventId], direction| {
+                let place = |event: &EventId| {
+                    let it = |e: &Emission| e.step == step && e.event == *event && e.direction == direction;
+                    emissions.iter().position(it)
+                };
+                events.iter().filter_map(place).collect::<Vec<_>>()
+            };
+            let (emits, rejects) =
+                (places(&declared.emits, Direction::Forward), places(&declared.rejects, Direction::Forward));
+            let compensated = places(&declared.compensated, Direction::Compensation);
+            let hears = matches!(declared.declared.kind, StepKind::Local | StepKind::External | StepKind::Gate);
+            Player {
+                id: *id,
+                kind: declared.declared.kind,
+                verdicts: declared.declared.kind.verdict_kind(),
+                requestable: declared.declared.kind == StepKind::Request
+                    && declared.participant == flow.step(start).participant,
+                on: all(&|e| hears && declared.on.contains(&e.event)),
+                compensated_on: all(&|e| declared.compensated_on.contains(&e.event)),
+                forward: Set::of(emissions.len(), emits.iter().chain(&rejects).copied()),
+                backward: Set::of(emissions.len(), compensated.iter().copied()),
+                emits,
+                rejects,
+                compensated,
+                joins: declared.joins.iter().filter_map(|id| local.get(id).copied()).collect(),
+                first_trigger_wins: declared.declared.first_trigger_wins,
+                endings: all(&|e| e.ending.is_some() && participant(e.step) == declared.participant),
+                cell: step,
+            }
+        };
+        let mut steps: Vec<Player> = reached.iter().enumerate().map(player).collect();
+        let cells = assign_cells(&mut steps, &participant);
+        let start = local.get(&start).copied().unwrap_or_default();
+        Self { flow, start, steps, emissions, cells }
+    }
+
+    /// How a saga can begin: the start step emits one of its events.
+    pub(super) fn begins(&self) -> Vec<(Move, State)> {
+        let start = &self.steps[self.start];
+        let nothing =
+            State { rows: vec![Row::default(); self.steps.len()].into(), emitted: Set::new(self.emissions.len()) };
+        outcomes(&start.emits)
+            .map(|emits| Move { step: self.start, cause: None, what: What::Done, emits, stuck: false })
+            .map(|first| (first, self.after(&nothing, &first)))
+            .collect()
+    }
+
+    /// What can happen next at a step, whatever else happens elsewhere.
+    pub(super) fn moves(&self, at: &State, step: usize, out: &mut Vec<Move>) {
+        let (player, row) = (&self.steps[step], at.rows[step]);
+        let ended = at.emitted.meets(&player.endings);
+        let ends = |emits: Option<usize>| emits.is_some_and(|e| self.emissions[e].ending.is_some());
+        let go = |cause, what, emits| Move { step, cause, what, emits, stuck: ended && ends(emits) };
+        if player.requestable && row.ledger.is_none() && !row.withheld && !ended {
+            out.push(go(None, What::Withheld, None));
+            out.extend(outcomes(&player.emits).map(|emits| go(None, What::Requested, emits)));
+        }
+        // Of joined steps the last one to be done emits.
+        let last = player.joins.iter().all(|other| at.rows[*other].ledger == Some(Ledger::Done));
+        let done = |cause| {
+            let joined = (!last).then(|| go(cause, What::Joined, None));
+            let emits = outcomes(&player.emits).filter(move |_| last).map(move |emits| go(cause, What::Done, emits));
+            joined.into_iter().chain(emits)
+        };
+        for cause in player.on.both(&at.emitted) {
+            let same = row.ledger.is_none() || row.opened == Some(cause) || player.first_trigger_wins;
+            match verdict::forward(row.ledger, same) {
+                verdict::Forward::Run if !row.forward_stuck => {
+                    if player.kind == StepKind::External {
+                        out.push(go(Some(cause), What::Called, None));
+                    } else {
+                        out.extend(done(Some(cause)));
+                        out.extend(player.rejects.iter().map(|no| go(Some(cause), What::Rejected, Some(*no))));
+                    }
+                    if player.first_trigger_wins {
+                        break; // Another trigger leads to the same.
+                    }
+                }
+                verdict::Forward::SecondTrigger if !row.second_trigger => {
+                    out.push(go(Some(cause), What::SecondTrigger, None));
+                }
+                _ => {}
+            }
+        }
+        if row.ledger == Some(Ledger::Calling) && !row.forward_stuck {
+            let said = [(Said::Yes, false), (Said::No, false), (Said::No, true)];
+            for (said, earlier_unknown) in said {
+                let nos = player.rejects.iter().filter(|_| said == Said::No);
+                match verdict::answer(row.ledger, said, earlier_unknown) {
+                    verdict::Answer::Done => out.extend(done(row.opened)),
+                    verdict::Answer::Rejected => out.extend(nos.map(|no| go(row.opened, What::Rejected, Some(*no)))),
+                    verdict::Answer::CloseThenReject => {
+                        out.extend(nos.map(|no| go(row.opened, What::RejectedInDoubt, Some(*no))));
+                    }
+                    verdict::Answer::Late => {}
+                }
+            }
+        }
+        // Whichever event takes it back, it leads to the same.
+        let why = player.compensated_on.both(&at.emitted).next();
+        if why.is_some() && !row.compensation_stuck {
+            let what = match verdict::compensation(player.verdicts, row.ledger, Call::Open) {
+                verdict::Compensation::Compensate => What::Compensated,
+                verdict::Compensation::InDoubt => What::InDoubt,
+                verdict::Compensation::NothingDone => What::NothingDone,
+                verdict::Compensation::Wait | verdict::Compensation::Duplicate | verdict::Compensation::Late => return,
+            };
+            out.extend(outcomes(&player.compensated).map(|emits| go(why, what, emits)));
+        }
+    }
+
+    /// Whether the event, which was not emitted yet, would let something new happen at a step.
+    pub(super) fn wakes(&self, at: &State, step: usize, event: usize) -> bool {
+        let (player, row) = (&self.steps[step], at.rows[step]);
+        let triggers = player.on.contains(event)
+            && match verdict::forward(row.ledger, row.ledger.is_none() || player.first_trigger_wins) {
+                verdict::Forward::Run => {
+                    !(row.forward_stuck || player.first_trigger_wins && player.on.meets(&at.emitted))
+                }
+                verdict::Forward::SecondTrigger => !row.second_trigger,
+                verdict::Forward::Duplicate | verdict::Forward::Late => false,
+            };
+        triggers
+            || player.compensated_on.contains(event)
+                && !player.compensated_on.meets(&at.emitted)
+                && self.can_be_taken_back(row, player)
+    }
+
+    /// Everything that steps outside of `cells` may yet emit while nothing happens in `cells`: never less.
+    pub(super) fn foreseen(&self, at: &State, cells: &Set) -> Set {
+        let mut foreseen = at.emitted.clone();
+        loop {
+            let mut more = false;
+            for (player, row) in self.steps.iter().zip(&at.rows).filter(|(player, _)| !cells.contains(player.cell)) {
+                let runs = match row.ledger {
+                    None => player.requestable && !row.withheld || player.on.meets(&foreseen),
+                    Some(ledger) => ledger == Ledger::Calling,
+                };
+                if runs {
+                    more |= foreseen.add(&player.forward);
+                }
+                if player.compensated_on.meets(&foreseen) && self.can_be_taken_back(*row, player) {
+                    more |= foreseen.add(&player.backward);
+                }
+            }
+            if !more {
+                return foreseen;
+            }
+        }
+    }
+
+    fn can_be_taken_back(&self, row: Row, player: &Player) -> bool {
+        use verdict::Compensation::{Compensate, InDoubt, NothingDone};
+        let verdict = verdict::compensation(player.verdicts, row.ledger, Call::Open);
+        !row.compensation_stuck && matches!(verdict, Compensate | InDoubt | NothingDone)
+    }
+
+    /// Where a move leads.
+    pub(super) fn after(&self, at: &State, taken: &Move) -> State {
+        let mut next = at.clone();
+        let external = self.steps[taken.step].kind == StepKind::External;
+        let row = &mut next.rows[taken.step];
+        let (to, opens) = match taken.what {
+            What::SecondTrigger => {
+                row.second_trigger = true;
+                return next;
+            }
+            What::Withheld => {
+                row.withheld = true;
+                return next;
+            }
+            What::Called => (Ledger::Calling, true),
+            What::Requested | What::Done | What::Joined => (Ledger::Done, true),
+            What::Rejected => (Ledger::Rejected, true),
+            What::RejectedInDoubt => (Ledger::Compensated, true),
+            What::Compensated | What::InDoubt => (Ledger::Compensated, false),
+            What::NothingDone => (Ledger::Void, false),
+        };
+        if taken.stuck {
+            // The transaction is rolled back, and the reaction waits for a person. A call that takes back was made by then.
+            match taken.what {
+                What::RejectedInDoubt | What::Compensated | What::InDoubt if external => {
+                    row.ledger = Some(Ledger::Compensating);
+                    row.rejecting = taken.what == What::RejectedInDoubt;
+                    (row.forward_stuck, row.compensation_stuck) = (false, true);
+                }
+                What::Compensated | What::InDoubt | What::NothingDone => row.compensation_stuck = true,
+                _ => row.forward_stuck = true,
+            }
+            return next;
+        }
+        row.ledger = Some(to);
+        row.rejecting = taken.what == What::RejectedInDoubt;
+        if opens {
+            row.opened = taken.cause.filter(|_| !self.steps[taken.step].first_trigger_wins);
+        } else {
+            // Of a step that is closed no forward waits any more, and none is told from another.
+            (row.opened, row.forward_stuck) = (None, false);
+        }
+        if let Some(event) = taken.emits {
+            next.emitted.insert(event);
+        }
+        next
+    }
+}
+
+/// One of these events, or nothing where there is none.
+fn outcomes(events: &[usize]) -> impl Iterator<Item = Option<usize>> + '_ {
+    events.iter().copied().map(Some).chain(events.is_empty().then_some(None))
+}
+
+fn ending(flow: &Flow<'_>, step: StepId, event: EventId) -> Option<Ending> {
+    let participant = flow.step(step).participant;
+    flow.event(event).known.iter().find(|(by, _)| *by == participant).and_then(|(_, declared)| declared.ending)
+}
+
+/// The steps that a saga can come to: by events, and by requests to the participant that started it.
+fn reached(flow: &Flow<'_>, start: StepId) -> Vec<StepId> {
+    let participant = flow.step(start).participant;
+    let requests = flow.step_ids().filter(|id| {
+        let step = flow.step(*id);
+        step.participant == participant && step.declared.kind == StepKind::Request
+    });
+    let mut reached: Vec<StepId> = std::iter::once(start).chain(requests).collect();
+    let mut next = 0;
+    while let Some(id) = reached.get(next).copied() {
+        next += 1;
+        for event in flow.step(id).published() {
+            let event = flow.event(event);
+            for hearer in event.triggers.iter().chain(&event.compensates) {
+                if !reached.contains(hearer) {
+                    reached.push(*hearer);
+                }
+            }
+        }
+    }
+    // Joined steps are asked for, even where nothing can trigger them.
+    for id in reached.clone() {
+        reached.extend(flow.step(id).joins.iter().copied());
+    }
+    reached.sort_unstable();
+    reached.dedup();
+    reached
+}
+
+/// Puts steps of which one's moves depend on another's row into one cell, and returns how many cells there are.
+///
+/// They are joined steps, and at a participant all that emit endings, for a second ending is refused, with the requests, which come
+/// to nothing when the saga has ended.
+fn assign_cells<'m>(steps: &mut [Player], participant: &impl Fn(usize) -> &'m str) -> usize {
+    let ends = |player: &Player| {
+        let own = |e: usize| player.forward.contains(e) || player.backward.contains(e);
+        player.kind == StepKind::Request || player.endings.iter().any(own)
+    };
+    for i in 0..steps.len() {
+        for j in 0..i {
+            let joined = steps[i].joins.contains(&j) || steps[j].joins.contains(&i);
+            let rivals =
+                participant(i) == participant(j) && !steps[i].endings.is_empty() && ends(&steps[i]) && ends(&steps[j]);
+            if joined || rivals {
+                let (from, to) = (steps[i].cell, steps[j].cell);
+                steps.iter_mut().filter(|player| player.cell == from).for_each(|player| player.cell = to);
+            }
+        }
+    }
+    let mut names: Vec<usize> = steps.iter().map(|player| player.cell).collect();
+    names.sort_unstable();
+    names.dedup();
+    for player in steps.iter_mut() {
+        player.cell = names.partition_point(|name| *name < player.cell);
+    }
+    names.len()
+}
+
+impl PartialOrd for Row {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Row {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |row: &Self| {
+            let marks = (row.rejecting, row.second_trigger, row.forward_stuck, row.compensation_stuck, row.withheld);
+            (row.ledger.map(Ledger::as_str), row.opened, marks)
+        };
+        key(self).cmp(&key(other))
+    }
+}
