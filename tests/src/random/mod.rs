@@ -14,7 +14,11 @@ mod mutation;
 mod player;
 mod post;
 mod skeleton;
+mod trial;
+mod verdict;
 
 pub use generator::choreography;
 pub use judge::{Bad, judge};
-pub use player::{TURNS, How, Left, Player};
+pub use player::{How, Left, Player};
+pub use trial::{Disagreement, Figures, Trials};
+pub use verdict::{OF_RUNS, Verdict};

@@ -34,7 +34,7 @@ struct State {
 /// When something comes that is sent now: mostly soon, sometimes so late that everything else is over. What takes longer comes on a
 /// coarser grid, so that it comes in batches, and in any order within them.
 pub(super) fn later(now: u64, random: &mut Random) -> u64 {
-    let (longest, grid) = [(1, 1), (1, 1), (2, 1), (2, 1), (6, 3), (6, 3), (24, 8), (64, 16)][random.below(8)];
+    let (longest, grid) = [(1, 1), (1, 1), (1, 1), (3, 4), (3, 4), (6, 4), (24, 16), (64, 64)][random.below(8)];
     (now + 1 + random.below(longest) as u64).next_multiple_of(grid)
 }
 
@@ -80,7 +80,7 @@ impl Post {
     /// Everything comes once more, soon.
     pub(super) fn again(&self) {
         let mut state = self.state();
-        let State { random, now, hears, published, under_way, .. } = &mut *state;
+        let State { now, hears, published, under_way, .. } = &mut *state;
         for (event, delivery) in published.iter() {
             for (hears, under_way) in hears.iter().zip(under_way.iter_mut()) {
                 if hears.contains(&event.event_type.as_str()) {

@@ -1,0 +1,197 @@
+//! One choreography, what the verifier says of it, and what becomes of its sagas; and thousands of those beside each other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use saga_choreography::Code;
+use saga_core::{Manifest, harness::Rule, timeline::Timeline};
+
+use super::{
+    Bad, How, Left, Player, Verdict, choreography, judge,
+    verdict::OF_RUNS,
+};
+
+/// What is tried.
+#[derive(Debug, Clone)]
+pub struct Trials {
+    /// The seeds of the choreographies.
+    pub seeds: std::ops::Range<u64>,
+    /// How many sagas each play has.
+    pub sagas: usize,
+    /// How often each choreography is played.
+    pub plays: u64,
+    /// The codes that the verifier overlooks.
+    pub blind: Vec<Code>,
+    /// The rules that the participants break.
+    pub rules: Vec<Rule>,
+    /// Ends with the first disagreement.
+    pub until_the_first: bool,
+}
+
+/// What became of them.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// Choreographies.
+    pub tried: u64,
+    /// Those without a mistake on purpose.
+    pub without_mistakes: u64,
+    /// Those that the verifier calls sound.
+    pub sound: u64,
+    /// Those that were not explored to their end, and so are called neither.
+    pub not_explored: u64,
+    /// Sagas that were played.
+    pub sagas: u64,
+    /// Choreographies of which a saga ended badly.
+    pub ended_badly: u64,
+    /// For each code of a run: choreographies in which the verifier found it, in which a saga came to it, and in which both is so.
+    pub codes: BTreeMap<Code, [u64; 3]>,
+    /// Choreographies that are called unsound for what a run comes to, and of which a saga ended badly.
+    pub confirmed: (u64, u64),
+    /// Where verifier and pipeline disagree.
+    pub disagreements: Vec<Disagreement>,
+    /// The time that the verifier took, and the player.
+    pub took: [Duration; 2],
+}
+
+/// A choreography that is called sound, and of which a saga ended badly.
+#[derive(Debug, Clone)]
+pub struct Disagreement {
+    /// The seed of the choreography.
+    pub seed: u64,
+    /// Everything that a person wants to know.
+    pub story: String,
+}
+
+impl Trials {
+    /// Sound rules, a seeing verifier.
+    pub fn of(seeds: std::ops::Range<u64>) -> Self {
+        let (blind, rules) = (Vec::new(), Vec::new());
+        Self { seeds, sagas: 8, plays: 1, blind, rules, until_the_first: false }
+    }
+
+    /// Runs them, on every processor. Errors are those of the player, or of a participant that stopped.
+    pub fn run(&self) -> Result<Figures> {
+        let (next, found) = (AtomicU64::new(self.seeds.start), AtomicBool::new(false));
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| self.work(&next, &found))).collect();
+            workers.into_iter().try_fold(Figures::default(), |figures, worker| {
+                Ok(figures.and(worker.join().map_err(|_| anyhow!("a worker panicked"))??))
+            })
+        })
+    }
+
+    fn work(&self, next: &AtomicU64, found: &AtomicBool) -> Result<Figures> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut player = Player::new().await?;
+            let mut figures = Figures::default();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= self.seeds.end || (self.until_the_first && found.load(Ordering::Relaxed)) {
+                    return Ok(figures);
+                }
+                let tried = self.one(&mut player, seed).await.with_context(|| format!("choreography {seed}"))?;
+                found.fetch_or(!tried.disagreements.is_empty(), Ordering::Relaxed);
+                figures = figures.and(tried);
+            }
+        })
+    }
+
+    async fn one(&self, player: &mut Player, seed: u64) -> Result<Figures> {
+        let (manifests, mistakes) = choreography(seed, &player.decides())?;
+        let mut figures = Figures { tried: 1, without_mistakes: u64::from(mistakes == 0), ..Figures::default() };
+        let began = Instant::now();
+        let verdict = Verdict::of(&manifests, &self.blind);
+        figures.took[0] = began.elapsed();
+        let began = Instant::now();
+        let mut bad = BTreeSet::new();
+        let mut first = None;
+        for n in 0..self.plays {
+            let how = How { seed: seed.wrapping_mul(1_000) + n, sagas: self.sagas, rules: self.rules.clone() };
+            let left = player.play(&manifests, &how).await?;
+            figures.sagas += left.len() as u64;
+            for left in left {
+                let own = judge(&manifests, &left);
+                if !own.is_empty() && first.is_none() {
+                    first = Some((own.clone(), left));
+                }
+                bad.extend(own);
+            }
+        }
+        figures.took[1] = began.elapsed();
+        let sound = verdict.is_sound();
+        figures.sound = u64::from(sound);
+        figures.not_explored = u64::from(!verdict.complete);
+        figures.ended_badly = u64::from(!bad.is_empty());
+        let came_to = |code: Code| bad.iter().any(|bad| matches!(bad, Bad::Ends(own, _) if *own == code));
+        let found = verdict.of_runs();
+        for code in OF_RUNS {
+            let (found, came) = (found.contains(&code), came_to(code));
+            figures.codes.insert(code, [u64::from(found), u64::from(came), u64::from(found && came)]);
+        }
+        figures.confirmed = (u64::from(!found.is_empty()), u64::from(!found.is_empty() && !bad.is_empty()));
+        let pipeline = bad.iter().any(|bad| matches!(bad, Bad::Pipeline(_)));
+        if let Some((own, left)) = first.filter(|_| sound || pipeline) {
+            figures.disagreements.push(Disagreement { seed, story: story(seed, &manifests, &own, &left) });
+        }
+        Ok(figures)
+    }
+}
+
+impl Figures {
+    fn and(mut self, other: Self) -> Self {
+        self.tried += other.tried;
+        self.without_mistakes += other.without_mistakes;
+        self.sound += other.sound;
+        self.not_explored += other.not_explored;
+        self.sagas += other.sagas;
+        self.ended_badly += other.ended_badly;
+        for (code, counts) in other.codes {
+            let own = self.codes.entry(code).or_default();
+            own.iter_mut().zip(counts).for_each(|(own, count)| *own += count);
+        }
+        self.confirmed.0 += other.confirmed.0;
+        self.confirmed.1 += other.confirmed.1;
+        self.disagreements.extend(other.disagreements);
+        self.took[0] += other.took[0];
+        self.took[1] += other.took[1];
+        self
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [verifying, playing] = self.took;
+        writeln!(f, "{} choreographies, {} of them without a mistake; {} sagas", self.tried, self.without_mistakes, self.sagas)?;
+        writeln!(f, "called sound: {}; not explored to the end: {}", self.sound, self.not_explored)?;
+        writeln!(f, "with a saga that ended badly: {}", self.ended_badly)?;
+        let (unsound, confirmed) = self.confirmed;
+        writeln!(f, "called unsound for what a run comes to: {unsound}; confirmed by a saga: {confirmed}")?;
+        for (code, [found, came, both]) in &self.codes {
+            writeln!(f, "  {code}: found in {found}, came to pass in {came}, both in {both}  ({})", code.title())?;
+        }
+        writeln!(f, "disagreements: {}; verifying took {verifying:.1?}, playing {playing:.1?}", self.disagreements.len())
+    }
+}
+
+fn story(seed: u64, manifests: &[Manifest], bad: &BTreeSet<Bad>, left: &Left) -> String {
+    let mut story = format!("choreography {seed} is called sound, but a saga of it ended badly:\n");
+    // Writing into a text cannot fail.
+    for bad in bad {
+        let _ = writeln!(story, "  {bad}");
+    }
+    let _ = writeln!(story, "\n{}", saga_core::manifest::to_table(manifests));
+    let _ = writeln!(story, "{}", Timeline::of(left.saga, left.events.iter().cloned()));
+    for (participant, row) in &left.ledger {
+        let _ = writeln!(story, "{participant:8} {:12} {} (by {})", row.step, row.state, row.trigger_type);
+    }
+    let _ = writeln!(story, "\n{}", serde_json::to_string(manifests).unwrap_or_default());
+    story
+}
