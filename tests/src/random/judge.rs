@@ -38,14 +38,15 @@ impl fmt::Display for Bad {
 /// Everything that is bad about how a saga ended.
 pub fn judge(manifests: &[Manifest], left: &Left) -> BTreeSet<Bad> {
     let mut bad = BTreeSet::new();
-    let mut ends = |code: Code, what: String| _ = bad.insert(Bad::Ends(code, what));
     let mut endings = BTreeMap::new();
     for event in &left.events {
         if let Some(ending) = event.ending {
             endings.insert(&event.id, ending);
         }
     }
-    for (participant, row) in &left.work {
+    let stuck = left.work.iter().any(|(_, row)| row.state == WorkState::Stuck);
+    // What waits behind something stuck waits for the same person.
+    for (participant, row) in left.work.iter().filter(|(_, row)| !stuck || row.state == WorkState::Stuck) {
         let what = format!("{participant}/{} is {}: {}", row.step, row.state.as_str(), row.reason);
         let code = match row.state {
             WorkState::Stuck if row.reason.starts_with("second trigger") => Code::SecondTrigger,
@@ -53,8 +54,20 @@ pub fn judge(manifests: &[Manifest], left: &Left) -> BTreeSet<Bad> {
             // Nobody moves any more, and it waits all the same.
             _ => Code::NoEnding,
         };
-        ends(code, what);
+        bad.insert(Bad::Ends(code, what));
     }
+    for (participant, step, direction, count) in left.effects.iter().filter(|(.., count)| *count > 1) {
+        bad.insert(Bad::Pipeline(format!("{participant}/{step} took effect {count} times ({direction})")));
+    }
+    if left.events_of_repetition > 0 {
+        let count = left.events_of_repetition;
+        bad.insert(Bad::Pipeline(format!("{count} events came of what was delivered before")));
+    }
+    if !left.work.is_empty() {
+        // Whatever else is wrong may be the consequence.
+        return bad;
+    }
+    let mut ends = |code: Code, what: String| _ = bad.insert(Bad::Ends(code, what));
     let ending = match endings.values().collect::<Vec<_>>()[..] {
         [] => {
             ends(Code::NoEnding, "it has no ending".to_owned());
@@ -72,19 +85,12 @@ pub fn judge(manifests: &[Manifest], left: &Left) -> BTreeSet<Bad> {
         match ending {
             Some(Ending::Completed) if taken_back(step, row) => ends(Code::CompensatedThoughCompleted, what),
             Some(Ending::Cancelled) => {
-                if let Some(code) = left_done(step, row) {
+                if let Some(code) = left_done(manifests, step, row) {
                     ends(code, what);
                 }
             }
             _ => {}
         }
-    }
-    for (participant, step, direction, count) in left.effects.iter().filter(|(.., count)| *count > 1) {
-        bad.insert(Bad::Pipeline(format!("{participant}/{step} took effect {count} times ({direction})")));
-    }
-    if left.events_of_repetition > 0 {
-        let count = left.events_of_repetition;
-        bad.insert(Bad::Pipeline(format!("{count} events came of what was delivered before")));
     }
     bad
 }
@@ -104,7 +110,7 @@ fn taken_back(step: &DeclaredStep, row: &LedgerRow) -> bool {
     !step.compensated_on.is_empty() && back && !rejected(row)
 }
 
-fn left_done(step: &DeclaredStep, row: &LedgerRow) -> Option<Code> {
+fn left_done(manifests: &[Manifest], step: &DeclaredStep, row: &LedgerRow) -> Option<Code> {
     if !matches!(row.state, State::Done | State::Calling) {
         return None;
     }
@@ -112,7 +118,23 @@ fn left_done(step: &DeclaredStep, row: &LedgerRow) -> Option<Code> {
     match step.kind {
         StepKind::Local | StepKind::External | StepKind::Start if compensatable => Some(Code::Uncompensated),
         StepKind::Gate => Some(Code::NoGate),
-        StepKind::Local | StepKind::External if !step.emits.is_empty() && step.joins.is_empty() => Some(Code::NoGate),
+        StepKind::Local | StepKind::External if step.emits.is_empty() || !step.joins.is_empty() => None,
+        StepKind::Local | StepKind::External if cancels(manifests, row) => None,
+        StepKind::Local | StepKind::External => Some(Code::NoGate),
         _ => None,
     }
+}
+
+/// Whether what the step did belongs to the cancelling: it heard that the saga is cancelled, or what it said cancels it or takes
+/// something back.
+fn cancels(manifests: &[Manifest], row: &LedgerRow) -> bool {
+    let ends = |event: &str| {
+        let known = manifests.iter().filter_map(|manifest| manifest.events.get(event));
+        known.into_iter().any(|known| known.ending == Some(Ending::Cancelled))
+    };
+    let takes_back = |event: &String| {
+        manifests.iter().flat_map(|manifest| &manifest.steps).any(|step| step.compensated_on.contains(event))
+    };
+    ends(&row.trigger_type)
+        || row.record.as_ref().is_some_and(|record| ends(&record.event_type) || takes_back(&record.event_type))
 }

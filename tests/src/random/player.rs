@@ -119,6 +119,13 @@ impl Player {
     /// one of the player itself, or of a participant that stopped.
     pub async fn play(&mut self, manifests: &[Manifest], how: &How) -> Result<Vec<Left>> {
         self.dice.cast(how.seed);
+        for (store, empty) in self.stores.iter().zip(&self.empty) {
+            let mut tx = store.begin().await?;
+            for statement in empty.split(';') {
+                tx.conn().execute(statement, ()).await?;
+            }
+            tx.commit().await?;
+        }
         let casts = manifests.iter().map(|manifest| Participant::scripted(manifest, &self.decides()));
         let casts = casts.collect::<Result<Vec<_>, _>>()?;
         let index = |cast: &Participant| PARTICIPANTS.iter().position(|name| *name == cast.name());
@@ -146,16 +153,7 @@ impl Player {
             game.post.again();
             game.until_quiet(Vec::new(), &sagas).await?;
         }
-        let left = game.left(sagas, before).await?;
-        drop(game);
-        for (store, empty) in self.stores.iter().zip(&self.empty) {
-            let mut tx = store.begin().await?;
-            for statement in empty.split(';') {
-                tx.conn().execute(statement, ()).await?;
-            }
-            tx.commit().await?;
-        }
-        Ok(left)
+        game.left(sagas, before).await
     }
 }
 
