@@ -390,6 +390,113 @@ fn a_no_that_is_put_in_doubt_by_a_withdrawal() {
     );
 }
 
+/// Only its own participant keeps a saga from ending twice.
+#[test]
+fn endings_of_two_participants() {
+    finds(
+        "shop sell start emits Sold
+         shop close local on Packed emits SaleCompleted
+         depot pack local on Sold emits Packed
+         bank book local on Packed emits BookingCompleted",
+        &expect![[r#"
+            error[SG014]: bank/book ends the saga by BookingCompleted after shop/close has ended it by SaleCompleted
+                shop   sell   Sold
+                depot  pack   Sold   -> Packed
+                shop   close  Packed -> SaleCompleted     completed
+                bank   book   Packed -> BookingCompleted  completed
+              fix: let one ledger row decide whether shop/close or bank/book may end the saga: a gate that has to pass for one of them, and to be shut for the other
+
+        "#]],
+    );
+}
+
+/// The gate is shut after its forward was refused as a second ending: then nothing waits for a person any more.
+#[test]
+fn a_second_ending_whose_step_is_shut_after_all() {
+    let told = "
+        shop sell start emits Sold
+        shop give-up local on Sold emits SaleCancelled
+        desk tell local on SaleCancelled emits Told
+        shop close gate on Told emits SaleCompleted back SaleCancelled";
+    finds(told, &expect![[r#""#]]);
+    finds(
+        &but(told, "gate on Told emits SaleCompleted back SaleCancelled", "local on Told emits SaleCompleted"),
+        &expect![[r#"
+            error[SG014]: shop/close ends the saga by SaleCompleted after shop/give-up has ended it by SaleCancelled
+                shop  sell     Sold
+                shop  give-up  Sold          -> SaleCancelled  cancelled
+                desk  tell     SaleCancelled -> Told
+                shop  close    Told          -> SaleCompleted  second ending, stuck
+              fix: let one ledger row decide whether shop/give-up or shop/close may end the saga: a gate that has to pass for one of them, and to be shut for the other
+
+        "#]],
+    );
+}
+
+/// What comes of a cancellation need not be taken back, and what only looks on needs no compensation.
+#[test]
+fn those_who_cancel_and_those_who_look_on() {
+    let shop = "
+        shop sell start emits Sold
+        shop close local on Paid emits SaleCompleted
+        shop give-up local on Refused emits SaleCancelled
+        card pay local on Sold emits Paid rejects Refused
+        desk look-on local on Sold
+        desk tell local on SaleCancelled emits Told";
+    finds(shop, &expect![[r#""#]]);
+    finds(
+        &but(shop, "desk look-on local on Sold", "desk look-on local on Sold emits Seen"),
+        &expect![[r#"
+        error[SG009]: desk/look-on is done and cannot be taken back although the saga is cancelled by SaleCancelled
+            shop  sell     Sold
+            desk  look-on  Sold          -> Seen
+            card  pay      Sold          -> Refused        rejected
+            shop  give-up  Refused       -> SaleCancelled  cancelled
+            desk  tell     SaleCancelled -> Told
+          fix: say how look-on is taken back, on Refused, or make it a gate that decides alone whether the saga may still be cancelled
+
+    "#]],
+    );
+    finds(
+        &but(shop, "start emits Sold", "start emits Sold back Never"),
+        &expect![[r#"
+        error[SG007]: shop/sell stays done although the saga is cancelled by SaleCancelled
+            shop  sell     Sold
+            desk  look-on  Sold                            done, tells nobody
+            card  pay      Sold          -> Refused        rejected
+            shop  give-up  Refused       -> SaleCancelled  cancelled
+            desk  tell     SaleCancelled -> Told
+          fix: let sell be compensated on Refused, or on what a later step's compensation emits on every way from there to SaleCancelled
+
+    "#]],
+    );
+}
+
+/// Nobody has to change their mind: a saga that would end only then does not end.
+#[test]
+fn an_ending_that_only_a_request_brings() {
+    finds(
+        "club join start emits Joined
+         club leave request emits Left
+         club strike-out local on Left emits MembershipCancelled",
+        &expect![[r#"
+            error[SG013]: the saga stops without an ending after club/join has emitted Joined
+                club  join  Joined
+              fix: let a step go on from Joined to an ending, or make it one
+
+        "#]],
+    );
+    // And a saga that has ended takes no requests; another participant's never come.
+    finds(
+        "club join start emits JoiningCompleted
+         club leave request emits Left
+         club strike-out local on Left emits MembershipCancelled
+         bar order request emits Ordered
+         bar serve local on Ordered emits Served,MembershipCancelled",
+        &expect![[r#""#]],
+    );
+}
+
 #[test]
 fn each_start_is_explored_alone() {
     let both = SHOP.to_owned() + "phone take-call start emits OrderPlaced";

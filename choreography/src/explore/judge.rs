@@ -3,7 +3,7 @@
 //! A saga ends well if nothing waits for a person, exactly one ending was emitted, and the steps agree with it: when it completed none
 //! is taken back or shut, when it is cancelled none is done that should have been taken back or should not have run.
 //!
-//! Of an end in which something waits for a person only that is told: what else is wrong there may be its consequence.
+//! Of an end with two endings only that is told: that some steps agree with the one and some with the other is its consequence.
 
 use saga_compensation::State as Ledger;
 use saga_core::{event::Ending, participant::StepKind, step::Direction};
@@ -22,34 +22,39 @@ pub(super) struct Fault {
 }
 
 impl Model<'_, '_> {
-    /// What is wrong with an end, in the order of the steps.
+    /// What is wrong with an end.
     pub(super) fn faults(&self, end: &State) -> Vec<Fault> {
         let steps = || self.steps.iter().zip(&end.rows).enumerate();
-        let stuck = steps().flat_map(|(step, (_, row))| {
-            let second_ending = row.forward_stuck || row.compensation_stuck;
-            let marks = [(row.second_trigger, Code::SecondTrigger), (second_ending, Code::TwoEndings)];
-            marks.into_iter().filter(|(is, _)| *is).map(move |(_, code)| Fault { code, step, event: None })
-        });
-        let stuck: Vec<Fault> = stuck.collect();
-        if !stuck.is_empty() {
-            return stuck;
+        let marked = |code, is: fn(&Row) -> bool| {
+            let marked = steps().filter(move |(_, (_, row))| is(row));
+            marked.map(move |(step, _)| Fault { code, step, event: None }).collect::<Vec<Fault>>()
+        };
+        let mut faults = marked(Code::SecondTrigger, |row| row.second_trigger);
+        let refused = marked(Code::TwoEndings, |row| row.forward_stuck || row.compensation_stuck);
+        if !refused.is_empty() {
+            faults.extend(refused);
+            return faults;
         }
         let endings: Vec<usize> = end.emitted.iter().filter(|event| self.emissions[*event].ending.is_some()).collect();
         let (event, ending) = match endings.as_slice() {
-            [] => return vec![self.loose_end(end)],
+            [] => {
+                faults.push(self.loose_end(end));
+                return faults;
+            }
             [only] => (*only, self.emissions[*only].ending),
             [.., last] => {
-                return vec![Fault { code: Code::TwoEndings, step: self.emissions[*last].step, event: Some(*last) }];
+                faults.push(Fault { code: Code::TwoEndings, step: self.emissions[*last].step, event: Some(*last) });
+                return faults;
             }
         };
         let disagrees = |step: usize, player: &Player, row: &Row| match ending {
             Some(Ending::Completed) => is_taken_back(player, row).then_some(Code::CompensatedThoughCompleted),
             _ => self.stands(end, step, player, row),
         };
-        steps()
-            .filter_map(|(step, (player, row))| Some((step, disagrees(step, player, row)?)))
-            .map(|(step, code)| Fault { code, step, event: Some(event) })
-            .collect()
+        faults.extend(steps().filter_map(|(step, (player, row))| {
+            disagrees(step, player, row).map(|code| Fault { code, step, event: Some(event) })
+        }));
+        faults
     }
 
     /// Why a step stands in the way of a cancelled ending.

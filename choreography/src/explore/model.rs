@@ -50,7 +50,7 @@ pub(super) struct Player {
     pub(super) kind: StepKind,
     verdicts: Kind,
     /// A request that can join the saga: of the participant that started it.
-    requestable: bool,
+    pub(super) requestable: bool,
     pub(super) on: Set,
     pub(super) compensated_on: Set,
     pub(super) emits: Vec<usize>,
@@ -268,47 +268,8 @@ impl<'f, 'm> Model<'f, 'm> {
         }
     }
 
-    /// Whether the event, which was not emitted yet, would let something new happen at a step.
-    pub(super) fn wakes(&self, at: &State, step: usize, event: usize) -> bool {
-        let (player, row) = (&self.steps[step], at.rows[step]);
-        let triggers = player.on.contains(event)
-            && match verdict::forward(row.ledger, row.ledger.is_none() || player.first_trigger_wins) {
-                verdict::Forward::Run => {
-                    !(row.forward_stuck || player.first_trigger_wins && player.on.meets(&at.emitted))
-                }
-                verdict::Forward::SecondTrigger => !row.second_trigger,
-                verdict::Forward::Duplicate | verdict::Forward::Late => false,
-            };
-        triggers
-            || player.compensated_on.contains(event)
-                && !player.compensated_on.meets(&at.emitted)
-                && self.can_be_taken_back(row, player)
-    }
-
-    /// Everything that steps outside of `cells` may yet emit while nothing happens in `cells`: never less.
-    pub(super) fn foreseen(&self, at: &State, cells: &Set) -> Set {
-        let mut foreseen = at.emitted.clone();
-        loop {
-            let mut more = false;
-            for (player, row) in self.steps.iter().zip(&at.rows).filter(|(player, _)| !cells.contains(player.cell)) {
-                let runs = match row.ledger {
-                    None => player.requestable && !row.withheld || player.on.meets(&foreseen),
-                    Some(ledger) => ledger == Ledger::Calling,
-                };
-                if runs {
-                    more |= foreseen.add(&player.forward);
-                }
-                if player.compensated_on.meets(&foreseen) && self.can_be_taken_back(*row, player) {
-                    more |= foreseen.add(&player.backward);
-                }
-            }
-            if !more {
-                return foreseen;
-            }
-        }
-    }
-
-    fn can_be_taken_back(&self, row: Row, player: &Player) -> bool {
+    /// Whether an event that compensates the step would let something happen.
+    pub(super) fn can_be_taken_back(&self, row: Row, player: &Player) -> bool {
         use verdict::Compensation::{Compensate, InDoubt, NothingDone};
         let verdict = verdict::compensation(player.verdicts, row.ledger, Call::Open);
         !row.compensation_stuck && matches!(verdict, Compensate | InDoubt | NothingDone)

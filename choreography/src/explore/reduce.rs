@@ -20,10 +20,31 @@
 //! `K` is grown from each cell in which something is possible: while an event from outside could let something new happen inside,
 //! its publisher joins. All cells together are always such a `K`.
 
+use saga_compensation::{self as verdict, State as Ledger};
+
 use super::{
-    model::{Model, Move, State},
+    model::{Model, Move, Row, State},
     set::Set,
 };
+
+/// What is to be expected of a step in a state, whatever happens elsewhere.
+struct Outlook {
+    cell: usize,
+    /// The events, none of which was emitted yet, that would let something new happen.
+    wakes: Set,
+    forward: Prospect,
+    backward: Prospect,
+}
+
+/// What has to happen before a step emits.
+enum Prospect {
+    /// Nothing: it may do so now.
+    Open,
+    /// One of the events that it hears.
+    Heard,
+    /// It never will.
+    Closed,
+}
 
 impl Model<'_, '_> {
     /// Every move that is possible.
@@ -35,45 +56,96 @@ impl Model<'_, '_> {
 
     /// As few of the possible moves as lead to every end.
     pub(super) fn few_moves(&self, at: &State) -> Vec<Move> {
-        let all = self.all_moves(at);
+        let mut all = self.all_moves(at);
+        let cell = |taken: &Move| self.steps[taken.step].cell;
+        let Some(first) = all.first().map(cell) else { return all };
+        if all.iter().all(|taken| cell(taken) == first) {
+            return all;
+        }
+        let outlooks: Vec<Outlook> = (0..self.steps.len()).map(|step| self.outlook(at, step, at.rows[step])).collect();
         let mut fewest: Option<(usize, Set)> = None;
         let mut tried = Set::new(self.cells);
-        for first in &all {
-            let cell = self.steps[first.step].cell;
-            if tried.contains(cell) {
+        for first in all.iter().map(cell) {
+            if tried.contains(first) {
                 continue;
             }
-            tried.insert(cell);
-            let cells = self.closed(at, cell);
-            let count = all.iter().filter(|taken| cells.contains(self.steps[taken.step].cell)).count();
+            tried.insert(first);
+            let cells = self.closed(at, &outlooks, first);
+            let count = all.iter().filter(|taken| cells.contains(cell(taken))).count();
             if fewest.as_ref().is_none_or(|(least, _)| count < *least) {
                 fewest = Some((count, cells));
             }
-            if count == 1 {
-                break;
-            }
         }
-        let Some((_, cells)) = fewest else { return all };
-        all.into_iter().filter(|taken| cells.contains(self.steps[taken.step].cell)).collect()
+        if let Some((_, cells)) = fewest {
+            all.retain(|taken| cells.contains(cell(taken)));
+        }
+        all
     }
 
     /// The cells, with `first` among them, in which the others can let nothing new happen.
-    fn closed(&self, at: &State, first: usize) -> Set {
+    fn closed(&self, at: &State, outlooks: &[Outlook], first: usize) -> Set {
         let mut cells = Set::of(self.cells, [first]);
         loop {
-            let foreseen = self.foreseen(at, &cells);
-            let wakers: Vec<usize> = foreseen
-                .without(&at.emitted)
-                .filter(|event| {
-                    let inside = |step: &usize| cells.contains(self.steps[*step].cell);
-                    (0..self.steps.len()).filter(inside).any(|step| self.wakes(at, step, *event))
-                })
-                .map(|event| self.steps[self.emissions[event].step].cell)
-                .collect();
-            if wakers.is_empty() {
+            let mut foreseen = self.foreseen(at, outlooks, &cells);
+            foreseen.remove(&at.emitted);
+            let inside = outlooks.iter().filter(|outlook| cells.contains(outlook.cell));
+            let mut wakers = Set::new(self.cells);
+            for event in inside.flat_map(|outlook| outlook.wakes.both(&foreseen)) {
+                wakers.insert(self.steps[self.emissions[event].step].cell);
+            }
+            if !cells.add(&wakers) {
                 return cells;
             }
-            wakers.into_iter().for_each(|cell| cells.insert(cell));
         }
+    }
+
+    /// Everything that steps outside of `cells` may yet emit while nothing happens in `cells`: never less.
+    fn foreseen(&self, at: &State, outlooks: &[Outlook], cells: &Set) -> Set {
+        let mut foreseen = at.emitted.clone();
+        loop {
+            let mut more = false;
+            for (player, outlook) in self.steps.iter().zip(outlooks).filter(|(_, of)| !cells.contains(of.cell)) {
+                for (prospect, heard, emits) in [
+                    (&outlook.forward, &player.on, &player.forward),
+                    (&outlook.backward, &player.compensated_on, &player.backward),
+                ] {
+                    let may = match prospect {
+                        Prospect::Open => true,
+                        Prospect::Heard => heard.meets(&foreseen),
+                        Prospect::Closed => false,
+                    };
+                    more |= may && foreseen.add(emits);
+                }
+            }
+            if !more {
+                return foreseen;
+            }
+        }
+    }
+
+    fn outlook(&self, at: &State, step: usize, row: Row) -> Outlook {
+        let player = &self.steps[step];
+        let mut wakes = Set::new(self.emissions.len());
+        let may_run = match verdict::forward(row.ledger, row.ledger.is_none() || player.first_trigger_wins) {
+            // One that any trigger runs is run by the first.
+            verdict::Forward::Run => !row.forward_stuck && !(player.first_trigger_wins && player.on.meets(&at.emitted)),
+            verdict::Forward::SecondTrigger => !row.second_trigger,
+            verdict::Forward::Duplicate | verdict::Forward::Late => false,
+        };
+        if may_run {
+            wakes.add(&player.on);
+        }
+        let can_be_taken_back = self.can_be_taken_back(row, player);
+        if can_be_taken_back && !player.compensated_on.meets(&at.emitted) {
+            wakes.add(&player.compensated_on);
+        }
+        let forward = match row.ledger {
+            None if player.requestable && !row.withheld => Prospect::Open,
+            None => Prospect::Heard,
+            Some(Ledger::Calling) => Prospect::Open,
+            Some(_) => Prospect::Closed,
+        };
+        let backward = if can_be_taken_back { Prospect::Heard } else { Prospect::Closed };
+        Outlook { cell: player.cell, wakes, forward, backward }
     }
 }

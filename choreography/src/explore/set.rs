@@ -47,9 +47,9 @@ impl Set {
         self.0.iter().zip(&other.0).enumerate().flat_map(|(i, (one, other))| members(i, one & other))
     }
 
-    /// The members that the other has not, in order.
-    pub(super) fn without<'s>(&'s self, other: &'s Self) -> impl Iterator<Item = usize> + 's {
-        self.0.iter().zip(&other.0).enumerate().flat_map(|(i, (one, other))| members(i, one & !other))
+    /// Takes the other's members away.
+    pub(super) fn remove(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(one, other)| *one &= !other);
     }
 
     /// In order.
