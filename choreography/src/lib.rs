@@ -29,6 +29,8 @@ pub mod draw;
 pub mod explore;
 pub mod finding;
 pub mod flow;
+pub mod rules;
+pub mod schema;
 
 use saga_core::{Manifest, Participant};
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use saga_choreography::{
     Choreography, Code, Finding, Severity,
     explore::{Bounds, explore},
+    rules,
 };
 use saga_core::Manifest;
 
@@ -24,30 +25,41 @@ const STATES: usize = 40_000;
 /// See the top of the file.
 #[derive(Debug, Clone)]
 pub struct Verdict {
-    /// What was found by the exploration, and by the rules.
-    pub findings: Vec<Finding>,
+    /// What the exploration found.
+    pub runs: Vec<Finding>,
+    /// What the rules found, without playing.
+    pub rules: Vec<Finding>,
     /// Whether every run was explored.
     pub complete: bool,
 }
 
 impl Verdict {
-    /// Of the verifier, which overlooks whatever has one of the codes in `blind`.
+    /// Of the verifier, whose exploration overlooks whatever has one of the codes in `blind`.
     pub fn of(manifests: &[Manifest], blind: &[Code]) -> Self {
         let choreography = Choreography::from(manifests.to_vec());
         let flow = choreography.flow();
         let explored = explore(&flow, &Bounds { states: STATES });
-        let mut findings = explored.findings;
-        findings.retain(|finding| !blind.contains(&finding.code));
-        Self { findings, complete: explored.complete }
+        let mut runs = explored.findings;
+        runs.retain(|finding| !blind.contains(&finding.code));
+        Self { runs, rules: rules::findings(&flow), complete: explored.complete }
     }
 
-    /// Nothing is wrong with any run.
+    /// No run ends badly. That is the most that can be held against what happens: the rules refuse more.
+    pub fn ends_well(&self) -> bool {
+        self.complete && !has_errors(&self.runs)
+    }
+
+    /// What `saga verify` calls sound: no run ends badly, and no rule is broken.
     pub fn is_sound(&self) -> bool {
-        self.complete && self.findings.iter().all(|finding| finding.severity != Severity::Error)
+        self.ends_well() && !has_errors(&self.rules)
     }
 
-    /// The codes of the runs that were found.
-    pub fn of_runs(&self) -> BTreeSet<Code> {
-        self.findings.iter().map(|finding| finding.code).filter(|code| OF_RUNS.contains(code)).collect()
+    /// The codes of the bad ends that the exploration found.
+    pub fn codes(&self) -> BTreeSet<Code> {
+        self.runs.iter().map(|finding| finding.code).filter(|code| OF_RUNS.contains(code)).collect()
     }
+}
+
+fn has_errors(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Error)
 }
