@@ -111,7 +111,9 @@ pub(crate) fn outcome(participant: &str, row: &LedgerRow, saga: &[LedgerRow]) ->
     };
     let Some(record) = &row.record else { return Err("it recorded no event") };
     // Where it went is written down when it goes.
-    let Some(topic) = &row.record_topic else { return Err("its event did not go out: a step that it joins was not done yet") };
+    let Some(topic) = &row.record_topic else {
+        return Err("its event did not go out: a step that it joins was not done yet");
+    };
     let id = EventId::derive(row.saga, participant, &row.step, Direction::Forward, &record.event_type);
     // A start is its own trigger, and so is a request, which was caused by the start.
     let starts = id == row.trigger;

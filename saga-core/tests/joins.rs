@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use saga_core::{
-    Compensate, Event, Local, Never, Participant, Step, StepContext, StepResult,
+    Compensate, Event, Local, Participant, Step, StepContext, StepResult,
     clock::Clock,
     envelope::Envelope,
     id::SagaId,
@@ -92,8 +92,7 @@ mod three {
 
 /// The steps of the two groups, with what triggers each.
 const TWO: [(&str, &str); 2] = [("left", LeftCame::TYPE), ("right", RightCame::TYPE)];
-const THREE: [(&str, &str); 3] =
-    [("left", LeftCame::TYPE), ("middle", MiddleCame::TYPE), ("right", RightCame::TYPE)];
+const THREE: [(&str, &str); 3] = [("left", LeftCame::TYPE), ("middle", MiddleCame::TYPE), ("right", RightCame::TYPE)];
 
 struct Desk {
     broker: MemoryBroker,
@@ -160,7 +159,9 @@ fn orders<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
         let mut rest = items.to_vec();
         (rest.remove(first), rest)
     });
-    begins.flat_map(|(first, rest)| orders(&rest).into_iter().map(move |rest| [vec![first.clone()], rest].concat())).collect()
+    begins
+        .flat_map(|(first, rest)| orders(&rest).into_iter().map(move |rest| [vec![first.clone()], rest].concat()))
+        .collect()
 }
 
 fn both() -> [(fn() -> Participant, &'static [(&'static str, &'static str)]); 2] {

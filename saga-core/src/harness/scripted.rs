@@ -162,11 +162,7 @@ impl Scripted {
         }
     }
 
-    async fn compensated(
-        &self,
-        question: Question,
-        cx: &mut StepContext<'_>,
-    ) -> Result<Option<Encoded>, Failure> {
+    async fn compensated(&self, question: Question, cx: &mut StepContext<'_>) -> Result<Option<Encoded>, Failure> {
         self.effect(Direction::Compensation, cx).await?;
         let events = &self.contract.compensated;
         Ok(events.get(self.ask(cx.saga(), question, events.len().max(1))).map(encoded))

@@ -58,7 +58,8 @@ impl Draft {
 
     /// Every event that some step names, sorted.
     pub(super) fn events(&self) -> Vec<String> {
-        let named = self.steps.iter().flat_map(|(_, step)| step.published().chain(&step.on).chain(&step.compensated_on));
+        let named =
+            self.steps.iter().flat_map(|(_, step)| step.published().chain(&step.on).chain(&step.compensated_on));
         let mut events: Vec<String> = named.cloned().collect();
         events.sort_unstable();
         events.dedup();
@@ -76,7 +77,8 @@ impl Draft {
             let named = steps.iter().flat_map(|step| step.published().chain(&step.on).chain(&step.compensated_on));
             let events = named.map(|name| (name.clone(), self.known(name))).collect();
             let participant = (*name).to_owned();
-            let manifest = Manifest { manifest: FORMAT, participant, version: String::new(), group: None, steps, events };
+            let manifest =
+                Manifest { manifest: FORMAT, participant, version: String::new(), group: None, steps, events };
             let cast = Participant::scripted(&manifest, decide)?;
             cast.check()?;
             // With the schemas that follow from what each does with its events.

@@ -11,9 +11,10 @@ pub(super) fn mutate(draft: &mut Draft, random: &mut Random, nth: usize) {
     let any = events[random.below(events.len())].clone();
     let at = random.below(draft.steps.len());
     let other = random.below(draft.steps.len());
+    let begins_twice = draft.steps.iter().any(|(_, step)| step.step == "also");
     let (place, chosen) = &mut draft.steps[at];
     let said = |outcome: &str| event(*place, &chosen.step, outcome);
-    match random.below(16) {
+    match random.below(19) {
         // A compensation is forgotten.
         0 => {
             chosen.compensated_on.clear();
@@ -69,8 +70,10 @@ pub(super) fn mutate(draft: &mut Draft, random: &mut Random, nth: usize) {
             let place = random.below(PARTICIPANTS.len());
             let name = format!("more{nth}");
             let mut more = DeclaredStep { on: vec![any], ..step(&name, StepKind::Local) };
-            match random.below(4) {
+            match random.below(5) {
                 0 => {}
+                // What another one says, too.
+                4 => more.emits = vec![draft.events()[random.below(draft.events().len())].clone()],
                 1 => more.emits = vec![event(place, &name, "done")],
                 2 => {
                     let done = event(place, &name, "done");
@@ -116,6 +119,24 @@ pub(super) fn mutate(draft: &mut Draft, random: &mut Random, nth: usize) {
                 None => _ = draft.endings.remove(&any),
             }
         }
+        // Another way to begin.
+        16 if !begins_twice => {
+            let begun = if any.contains(PARTICIPANTS[0]) { any } else { event(0, "also", "begun") };
+            draft.add(0, DeclaredStep { emits: vec![begun], ..step("also", StepKind::Start) });
+        }
+        // Two steps that wait for each other.
+        17 => {
+            let (place, emits, name) = (*place, chosen.emits.clone(), chosen.step.clone());
+            let (there, joined) = &mut draft.steps[other];
+            if at != other && *there == place && !emits.is_empty() {
+                joined.emits = emits;
+                joined.joins = vec![name];
+                let back = joined.step.clone();
+                draft.steps[at].1.joins = vec![back];
+            }
+        }
+        // It takes the first of several triggers, or does not.
+        18 => chosen.first_trigger_wins = !chosen.first_trigger_wins,
         _ => {}
     }
 }

@@ -4,7 +4,10 @@
 //! The invariant: the same seed is the same play. Databases are used again for every choreography, emptied in between: making them
 //! would take longer than playing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use saga_core::{
@@ -16,6 +19,7 @@ use saga_core::{
     node::{Answered, Node, Outgoing, Parts},
     observer::Unseen,
     participant::StepKind,
+    step::Direction,
     store::{LedgerRow, Store, WorkRow},
     transport::BoxFuture,
 };
@@ -73,7 +77,7 @@ pub struct Left {
 /// A participant at work.
 struct Plays {
     index: usize,
-    calls_others: bool,
+    waits: bool,
     parts: Parts,
     /// Calls that are to be made, and when.
     calls: Vec<(u64, Outgoing)>,
@@ -83,12 +87,16 @@ struct Plays {
     due: Option<u64>,
 }
 
-/// Lets everything happen: only rules are broken.
-struct Onlooker;
+/// Lets everything happen. In one play of four a step fails now and then after its work, so that reactions wait for each other.
+struct Onlooker(Option<Mutex<Random>>);
 
 impl Hook for Onlooker {
     fn reach(&self, _: Point) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
+    }
+
+    fn fails(&self, _: &str, _: Direction) -> bool {
+        self.0.as_ref().is_some_and(|random| random.lock().unwrap_or_else(PoisonError::into_inner).below(30) == 0)
     }
 }
 
@@ -136,17 +144,20 @@ impl Player {
         }
         let clock = Clock::manual(BEGIN, how.seed);
         let post = Post::new(how.seed, hears);
-        let harness = Harness::new(Arc::new(Onlooker), how.rules.clone(), Some(post.sink()));
+        let fails = how.seed % 4 == 1;
+        let onlooker = Onlooker(fails.then(|| Mutex::new(Random::new(how.seed ^ 2))));
+        let harness = Harness::new(Arc::new(onlooker), how.rules.clone(), Some(post.sink()));
         let mut plays = Vec::new();
         for cast in casts {
             let index = index(&cast).context("an unknown participant")?;
-            let calls_others = cast.contracts().iter().any(|step| step.kind == StepKind::External);
+            let waits = fails || cast.contracts().iter().any(|step| step.kind == StepKind::External);
             let store = self.stores[index].clone();
             let node = Node::observed(cast, store, post.source(index), post.sink(), Arc::new(Unseen), clock.clone())?;
             let parts = node.with_harness(&harness).into_parts();
-            plays.push(Plays { index, calls_others, parts, calls: Vec::new(), answers: Vec::new(), due: None });
+            plays.push(Plays { index, waits, parts, calls: Vec::new(), answers: Vec::new(), due: None });
         }
-        let mut game = Game { how, post, clock, plays, stores: &self.stores, random: Random::new(how.seed ^ 1), now: 0 };
+        let mut game =
+            Game { how, post, clock, plays, stores: &self.stores, random: Random::new(how.seed ^ 1), now: 0 };
         let sagas = game.start(manifests).await?;
         let before = game.post.published().len();
         if how.seed.is_multiple_of(2) {
@@ -259,7 +270,9 @@ impl Game<'_> {
                 left[of(row.saga)?].work.push((name, row));
             }
             let sql = "SELECT saga, step, direction, count(*) FROM effects GROUP BY saga, step, direction";
-            for (saga, step, direction, count) in tx.conn().fetch_all::<(String, String, String, i64), _>(sql, ()).await? {
+            for (saga, step, direction, count) in
+                tx.conn().fetch_all::<(String, String, String, i64), _>(sql, ()).await?
+            {
                 let saga = sagas.iter().position(|other| other.to_string() == saga).context("an effect of no saga")?;
                 left[saga].effects.push((name, step, direction, count));
             }
@@ -288,8 +301,8 @@ impl Plays {
         // Mostly at once; seldom so late that there is no time left for it in its lease.
         self.calls.extend(calls.into_iter().map(|call| (now + (later(now, random) - 1 - now) / 3, call)));
         while self.parts.publishing.turn().await {}
-        // Nothing waits where nobody calls: scripted steps do not fail.
-        let due = if self.calls_others { store.work_next_due().await? } else { None };
+        // Where nobody calls and nobody fails, nothing waits.
+        let due = if self.waits { store.work_next_due().await? } else { None };
         self.due = due.map(|due| ((due - BEGIN).max(0).unsigned_abs()).div_ceil(SLOT.as_millis() as u64));
         Ok(())
     }

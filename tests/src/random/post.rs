@@ -43,7 +43,8 @@ impl Post {
     pub(super) fn new(seed: u64, hears: Vec<Vec<&'static str>>) -> Self {
         let nobody = || PARTICIPANTS.iter().map(|_| Vec::new()).collect();
         let under_way = PARTICIPANTS.iter().map(|_| Vec::new()).collect();
-        let state = State { random: Random::new(seed), now: 0, hears, published: Vec::new(), under_way, arrived: nobody() };
+        let state =
+            State { random: Random::new(seed), now: 0, hears, published: Vec::new(), under_way, arrived: nobody() };
         Self(Arc::new(Mutex::new(state)))
     }
 

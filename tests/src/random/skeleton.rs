@@ -94,7 +94,12 @@ fn chain(random: &mut Random, others: usize) -> Draft {
         if second_way {
             let place = somewhere(random, others);
             let says = |outcome: &str| vec![event(place, "otherwise", outcome)];
-            let again = DeclaredStep { on: why, emits: says("done"), rejects: says("refused"), ..step("otherwise", StepKind::Local) };
+            let again = DeclaredStep {
+                on: why,
+                emits: says("done"),
+                rejects: says("refused"),
+                ..step("otherwise", StepKind::Local)
+            };
             why = again.rejects.clone();
             match steps.get_mut(pivot + 1) {
                 Some((_, next)) => next.on.extend(again.emits.clone()),
@@ -122,7 +127,8 @@ fn chain(random: &mut Random, others: usize) -> Draft {
 fn legs(random: &mut Random, others: usize) -> Draft {
     let mut draft = Draft::default();
     let count = 2 + random.below(2);
-    let legs: Vec<_> = (1..=count).map(|i| (format!("leg{i}"), somewhere(random, others), random.below(2) == 0)).collect();
+    let legs: Vec<_> =
+        (1..=count).map(|i| (format!("leg{i}"), somewhere(random, others), random.below(2) == 0)).collect();
     let no = |(name, place, _): &(String, usize, bool)| event(*place, name, "refused");
     let refusals: Vec<String> = legs.iter().filter(|(_, _, refuses)| *refuses).map(no).collect();
     let cancels = !refusals.is_empty();

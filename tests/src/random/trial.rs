@@ -12,10 +12,7 @@ use anyhow::{Context as _, Result, anyhow};
 use saga_choreography::Code;
 use saga_core::{Manifest, Participant, harness::Rule, timeline::Timeline};
 
-use super::{
-    Bad, How, Left, Player, Verdict, choreography, judge,
-    verdict::OF_RUNS,
-};
+use super::{Bad, How, Left, Player, Verdict, choreography, judge, verdict::OF_RUNS};
 
 /// What is tried.
 #[derive(Debug, Clone)]
@@ -134,7 +131,9 @@ impl Trials {
         let found = verdict.codes();
         for code in OF_RUNS {
             let (found, came) = (found.contains(&code), came_to(code));
-            if came && !found { eprintln!("MISSED {seed} {code} found {:?} bad {bad:?}", verdict.codes()); }
+            if came && !found {
+                eprintln!("MISSED {seed} {code} found {:?} bad {bad:?}", verdict.codes());
+            }
             figures.codes.insert(code, [u64::from(found), u64::from(came), u64::from(found && came)]);
         }
         figures.confirmed = (u64::from(!found.is_empty()), u64::from(!found.is_empty() && !bad.is_empty()));
@@ -147,7 +146,13 @@ impl Trials {
     }
 
     /// The n-th play of a choreography: everything bad that comes of it, and the first saga that it comes of.
-    async fn play(&self, player: &mut Player, of: &[Manifest], seed: u64, n: u64) -> Result<(BTreeSet<Bad>, Option<Left>)> {
+    async fn play(
+        &self,
+        player: &mut Player,
+        of: &[Manifest],
+        seed: u64,
+        n: u64,
+    ) -> Result<(BTreeSet<Bad>, Option<Left>)> {
         let how = How { seed: seed.wrapping_mul(1_000) + n, sagas: self.sagas, rules: self.rules.clone() };
         let all = match player.play(of, &how).await {
             Ok(all) => all,
@@ -169,7 +174,8 @@ impl Trials {
         let (mut told, mut shrinks) = (String::new(), true);
         while std::mem::take(&mut shrinks) {
             let whole = [manifests.clone()];
-            let places = manifests.iter().enumerate().flat_map(|(m, of)| (0..of.steps.len()).map(move |step| (m, step)));
+            let places =
+                manifests.iter().enumerate().flat_map(|(m, of)| (0..of.steps.len()).map(move |step| (m, step)));
             let without = places.map(|(m, step)| {
                 let mut less = manifests.clone();
                 less[m].steps.remove(step);
@@ -225,7 +231,11 @@ impl Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [verifying, playing] = self.took;
-        writeln!(f, "{} choreographies, {} of them without a mistake; {} sagas", self.tried, self.without_mistakes, self.sagas)?;
+        writeln!(
+            f,
+            "{} choreographies, {} of them without a mistake; {} sagas",
+            self.tried, self.without_mistakes, self.sagas
+        )?;
         writeln!(f, "called sound: {}; without a run that ends badly: {}", self.sound, self.ends_well)?;
         writeln!(f, "not explored to the end: {}", self.not_explored)?;
         writeln!(f, "with a saga that ended badly: {}", self.ended_badly)?;
@@ -234,12 +244,18 @@ impl fmt::Display for Figures {
         for (code, [found, came, both]) in &self.codes {
             writeln!(f, "  {code}: found in {found}, came to pass in {came}, both in {both}  ({})", code.title())?;
         }
-        writeln!(f, "disagreements: {}; verifying took {verifying:.1?}, playing {playing:.1?}", self.disagreements.len())
+        writeln!(
+            f,
+            "disagreements: {}; verifying took {verifying:.1?}, playing {playing:.1?}",
+            self.disagreements.len()
+        )
     }
 }
 
 fn story(seed: u64, manifests: &[Manifest], bad: &BTreeSet<Bad>, left: Option<&Left>) -> String {
-    let mut story = format!("choreography {seed}: verifier and pipeline disagree, for of what is called sound a saga came to this:\n");
+    let mut story = format!(
+        "choreography {seed}: verifier and pipeline disagree, for of what is called sound a saga came to this:\n"
+    );
     // Writing into a text cannot fail.
     for bad in bad {
         let _ = writeln!(story, "  {bad}");
