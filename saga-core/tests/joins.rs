@@ -91,8 +91,8 @@ mod three {
 }
 
 /// The steps of the two groups, with what triggers each.
-const TWO: [(&str, &str); 2] = [("left", LeftCame::TYPE), ("right", RightCame::TYPE)];
-const THREE: [(&str, &str); 3] = [("left", LeftCame::TYPE), ("middle", MiddleCame::TYPE), ("right", RightCame::TYPE)];
+const TWO: [Leg; 2] = [("left", LeftCame::TYPE), ("right", RightCame::TYPE)];
+const THREE: [Leg; 3] = [("left", LeftCame::TYPE), ("middle", MiddleCame::TYPE), ("right", RightCame::TYPE)];
 
 struct Desk {
     broker: MemoryBroker,
@@ -164,7 +164,10 @@ fn orders<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
         .collect()
 }
 
-fn both() -> [(fn() -> Participant, &'static [(&'static str, &'static str)]); 2] {
+/// The name of a step, and the type of its trigger.
+type Leg = (&'static str, &'static str);
+
+fn both() -> [(fn() -> Participant, &'static [Leg]); 2] {
     [(two::participant, &TWO), (three::participant, &THREE)]
 }
 

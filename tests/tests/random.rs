@@ -1,10 +1,11 @@
-//! What the verifier calls sound never ends badly: held against random choreographies that the real pipeline plays.
+//! What the verifier calls sound never ends badly: held against random choreographies that the real pipeline plays. Nor does any come to
+//! a kind of bad end that was not found. `SAGA_RANDOM=N` plays N of them.
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
 use saga_core::harness::Rule;
 use saga_tests::random::{OF_RUNS, Trials};
 
-/// How many choreographies are played; another number with `SAGA_RANDOM=N`.
+/// How many choreographies are played unless the variable says otherwise.
 const CHOREOGRAPHIES: u64 = 2_000;
 
 fn trials() -> Trials {
@@ -23,7 +24,7 @@ fn what_is_called_sound_never_ends_badly() {
     // What hardly ever happens is not tested.
     assert!(figures.sound * 5 > figures.tried, "a good part has to be sound");
     assert!(figures.confirmed.0 * 5 > figures.tried, "a good part has to end badly in some run");
-    assert!(figures.codes.values().all(|[found, came, _]| *found > 0 && *came > 0), "every kind of bad end");
+    assert!(figures.codes.values().all(|[_, came, _]| *came > 0), "every kind of bad end has to come to pass");
     // The verifier allows for every delay, the player only for some; but if it saw much that never happens, it would be too strict.
     let (unsound, confirmed) = figures.confirmed;
     assert!(confirmed * 10 > unsound * 9, "{confirmed} of {unsound} came to pass");

@@ -58,7 +58,7 @@ pub struct Figures {
     pub took: [Duration; 2],
 }
 
-/// A choreography that is called sound, and of which a saga ended badly.
+/// A choreography of which a saga came to something that the verifier says cannot be.
 #[derive(Debug, Clone)]
 pub struct Disagreement {
     /// The seed of the choreography.
@@ -111,17 +111,14 @@ impl Trials {
         figures.took[0] = began.elapsed();
         let began = Instant::now();
         let ends_well = verdict.ends_well();
-        let mut bad = BTreeSet::new();
-        let mut first = None;
-        for n in 0..if ends_well { 1 } else { self.plays } {
-            let (own, left) = self.play(player, &manifests, seed, n).await?;
+        let mut ends = Vec::new();
+        let mut plays = 0;
+        while ends.is_empty() && plays < if ends_well { 1 } else { self.plays } {
+            ends = self.play(player, &manifests, seed, plays).await;
             figures.sagas += self.sagas as u64;
-            bad.extend(own.iter().cloned());
-            if !own.is_empty() {
-                first = Some((own, left));
-                break;
-            }
+            plays += 1;
         }
+        let bad: BTreeSet<&Bad> = ends.iter().flat_map(|end| &end.bad).collect();
         figures.took[1] = began.elapsed();
         figures.sound = u64::from(verdict.is_sound());
         figures.ends_well = u64::from(ends_well);
@@ -131,79 +128,61 @@ impl Trials {
         let found = verdict.codes();
         for code in OF_RUNS {
             let (found, came) = (found.contains(&code), came_to(code));
-            if came && !found {
-                eprintln!("MISSED {seed} {code} found {:?} bad {bad:?}", verdict.codes());
-            }
             figures.codes.insert(code, [u64::from(found), u64::from(came), u64::from(found && came)]);
         }
         figures.confirmed = (u64::from(!found.is_empty()), u64::from(!found.is_empty() && !bad.is_empty()));
-        let pipeline = bad.iter().any(|bad| matches!(bad, Bad::Pipeline(_)));
-        if first.is_some() && (ends_well || pipeline) {
-            let story = self.shrunk(player, seed, manifests).await?;
+        if let Some(end) = ends.iter().find(|end| disagree(&verdict, &end.bad)) {
+            let story = story(seed, &manifests, end);
+            let story = self.shrunk(player, seed, manifests, plays - 1).await.unwrap_or(story);
             figures.disagreements.push(Disagreement { seed, story });
         }
         Ok(figures)
     }
 
-    /// The n-th play of a choreography: everything bad that comes of it, and the first saga that it comes of.
-    async fn play(
-        &self,
-        player: &mut Player,
-        of: &[Manifest],
-        seed: u64,
-        n: u64,
-    ) -> Result<(BTreeSet<Bad>, Option<Left>)> {
+    /// The n-th play of a choreography: its sagas that ended badly.
+    async fn play(&self, player: &mut Player, of: &[Manifest], seed: u64, n: u64) -> Vec<End> {
         let how = How { seed: seed.wrapping_mul(1_000) + n, sagas: self.sagas, rules: self.rules.clone() };
-        let all = match player.play(of, &how).await {
-            Ok(all) => all,
-            Err(stopped) => return Ok((BTreeSet::from([Bad::Pipeline(format!("it stopped: {stopped:#}"))]), None)),
-        };
-        let (mut bad, mut first) = (BTreeSet::new(), None);
-        for left in all {
-            let own = judge(of, &left);
-            if !own.is_empty() && first.is_none() {
-                first = Some(left);
+        match player.play(of, &how).await {
+            Ok(all) => {
+                let ends = all.into_iter().map(|left| End { bad: judge(of, &left), left: Some(left) });
+                ends.filter(|end| !end.bad.is_empty()).collect()
             }
-            bad.extend(own);
+            Err(stopped) => {
+                vec![End { bad: BTreeSet::from([Bad::Pipeline(format!("it stopped: {stopped:#}"))]), left: None }]
+            }
         }
-        Ok((bad, first))
     }
 
     /// Takes steps away as long as verifier and pipeline go on disagreeing, and tells of what is left.
-    async fn shrunk(&self, player: &mut Player, seed: u64, mut manifests: Vec<Manifest>) -> Result<String> {
-        let (mut told, mut shrinks) = (String::new(), true);
-        while std::mem::take(&mut shrinks) {
-            let whole = [manifests.clone()];
-            let places =
-                manifests.iter().enumerate().flat_map(|(m, of)| (0..of.steps.len()).map(move |step| (m, step)));
-            let without = places.map(|(m, step)| {
-                let mut less = manifests.clone();
+    async fn shrunk(&self, player: &mut Player, seed: u64, mut of: Vec<Manifest>, n: u64) -> Option<String> {
+        let mut told = None;
+        'shrinks: loop {
+            for (m, step) in of.iter().enumerate().flat_map(|(m, of)| (0..of.steps.len()).map(move |step| (m, step))) {
+                let mut less = of.clone();
                 less[m].steps.remove(step);
                 less.retain(|manifest| !manifest.steps.is_empty());
-                less
-            });
-            let fewer: Vec<_> = without.collect();
-            for less in if told.is_empty() { whole.to_vec() } else { fewer } {
-                let playable = less.iter().all(|manifest| {
-                    let cast = Participant::scripted(manifest, &player.decides());
-                    cast.is_ok_and(|cast| cast.check().is_ok())
-                });
-                if !playable {
+                let decides = player.decides();
+                let plays = |manifest| Participant::scripted(manifest, &decides).and_then(|cast| cast.check());
+                if less.iter().any(|manifest| plays(manifest).is_err()) {
                     continue;
                 }
                 let verdict = Verdict::of(&less, &self.blind);
-                let (bad, left) = self.play(player, &less, seed, 0).await?;
-                let pipeline = bad.iter().any(|bad| matches!(bad, Bad::Pipeline(_)));
-                if !bad.is_empty() && (verdict.ends_well() || pipeline) {
-                    told = story(seed, &less, &bad, left.as_ref());
-                    manifests = less;
-                    shrinks = true;
-                    break;
+                let ends = self.play(player, &less, seed, n).await;
+                if let Some(end) = ends.iter().find(|end| disagree(&verdict, &end.bad)) {
+                    told = Some(story(seed, &less, end));
+                    of = less;
+                    continue 'shrinks;
                 }
             }
+            return told;
         }
-        Ok(told)
     }
+}
+
+/// A saga that ended badly, or a play that stopped.
+struct End {
+    bad: BTreeSet<Bad>,
+    left: Option<Left>,
 }
 
 impl Figures {
@@ -252,16 +231,25 @@ impl fmt::Display for Figures {
     }
 }
 
-fn story(seed: u64, manifests: &[Manifest], bad: &BTreeSet<Bad>, left: Option<&Left>) -> String {
-    let mut story = format!(
-        "choreography {seed}: verifier and pipeline disagree, for of what is called sound a saga came to this:\n"
-    );
+/// Whether something happened that the verifier says nothing of. Of a choreography that it calls sound that is whatever is bad; of
+/// another one it is a kind of bad end that was not found.
+fn disagree(verdict: &Verdict, bad: &BTreeSet<Bad>) -> bool {
+    let codes = verdict.codes();
+    bad.iter().any(|bad| match bad {
+        Bad::Ends(code, _) => verdict.complete && !codes.contains(code),
+        Bad::Pipeline(_) => true,
+    })
+}
+
+fn story(seed: u64, manifests: &[Manifest], end: &End) -> String {
+    let mut story =
+        format!("choreography {seed}: verifier and pipeline disagree, for a saga came to what was not foreseen:\n");
     // Writing into a text cannot fail.
-    for bad in bad {
+    for bad in &end.bad {
         let _ = writeln!(story, "  {bad}");
     }
     let _ = writeln!(story, "\n{}", saga_core::manifest::to_table(manifests));
-    if let Some(left) = left {
+    if let Some(left) = &end.left {
         let _ = writeln!(story, "{}", Timeline::of(left.saga, left.events.iter().cloned()));
         for (participant, row) in &left.ledger {
             let _ = writeln!(story, "{participant:8} {:12} {} (by {})", row.step, row.state, row.trigger_type);
