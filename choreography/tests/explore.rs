@@ -1,4 +1,6 @@
 //! Choreographies that are sound are found to be, and of each that is not a shortest run says what is wrong.
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
+
 mod cast;
 
 use cast::{
@@ -19,6 +21,10 @@ fn explored(text: &str, bounds: Bounds) -> Explored {
 fn but(text: &str, was: &str, is: &str) -> String {
     assert_eq!(text.matches(was).count(), 1, "{was:?} in {text}");
     text.replace(was, is)
+}
+
+fn codes(text: &str) -> Vec<Code> {
+    explored(text, Bounds::default()).findings.iter().map(|finding| finding.code).collect()
 }
 
 fn finds(text: &str, expected: &Expect) {
@@ -491,10 +497,99 @@ fn an_ending_that_only_a_request_brings() {
         "club join start emits JoiningCompleted
          club leave request emits Left
          club strike-out local on Left emits MembershipCancelled
-         bar order request emits Ordered
+         bar order request emits Ordered back Left
          bar serve local on Ordered emits Served,MembershipCancelled",
         &expect![[r#""#]],
     );
+}
+
+/// What cancels comes after the gate, which has nothing to take back.
+#[test]
+fn a_no_behind_a_gate_that_has_passed() {
+    finds(
+        "shop sell start emits Sold back Undelivered,Kept by SaleCancelled
+         shop withdraw request emits Withdrawn
+         shop close local on Delivered emits SaleCompleted
+         store ship gate on Sold emits Shipped back Withdrawn by Kept
+         post deliver local on Shipped emits Delivered rejects Undelivered",
+        &expect![[r#"
+            error[SG009]: store/ship has passed although the saga is cancelled by SaleCancelled
+                shop   sell     Sold
+                store  ship     Sold        -> Shipped
+                post   deliver  Shipped     -> Undelivered    rejected
+                shop   sell     Undelivered -> SaleCancelled  compensated, cancelled
+              fix: let nothing cancel a saga past its gate: compensate the other steps on what ship emits when it is shut, not on Undelivered
+
+        "#]],
+    );
+}
+
+/// Somebody may live with the one and wants to know of the other.
+#[test]
+fn a_second_trigger_hides_nothing() {
+    let paid_twice = "
+        shop sell start emits Sold back Unpacked by SaleCancelled
+        shop close local on Packed emits SaleCompleted
+        card pay-by-card local on Sold emits Paid back Unpacked
+        bank pay-by-invoice local on Sold emits Paid
+        store pack local on Paid emits Packed rejects Unpacked";
+    assert_eq!(codes(paid_twice), [Code::NoGate, Code::SecondTrigger]);
+}
+
+/// One thing is to be mended: that the gift hears of the refusal.
+#[test]
+fn of_a_chain_of_compensations_the_first_is_told() {
+    let wrapped = "
+        shop sell start emits Sold
+        shop close local on Packed emits SaleCompleted
+        wrap wrap-gift local on Sold emits Wrapped back GiftRemoved
+        gift add-gift local on Wrapped emits GiftAdded back CardRefused by GiftRemoved
+        card pay-by-card local on Sold emits Packed rejects CardRefused
+        bank pay-by-invoice local on CardRefused emits Packed";
+    let explored = explored(wrapped, Bounds::default());
+    let at: Vec<_> = explored.findings.iter().map(|finding| (finding.code, finding.step.as_deref())).collect();
+    assert_eq!(at, [(Code::CompensatedThoughCompleted, Some("add-gift"))]);
+}
+
+/// Which outcome a step chooses is its own affair: the last one that it declares counts as much as the first.
+#[test]
+fn every_outcome_is_tried() {
+    let sale = "
+        shop sell start emits Sold,Given back Refused,Lost,Withdrawn by SaleCancelled
+        shop close local on Packed emits SaleCompleted
+        store pack local on Sold,Given emits Packed rejects Refused,Lost";
+    finds(sale, &expect![[r#""#]]);
+    let lost = [
+        but(sale, "on Sold,Given", "on Sold"),
+        but(sale, "emits Packed", "emits Packed,Waiting"),
+        but(sale, "rejects Refused,Lost", "rejects Refused,Nowhere"),
+    ];
+    assert_eq!(lost.map(|text| codes(&text)), [[Code::NoEnding]; 3]);
+    let taken_back = "
+        shop sell start emits Sold
+        shop end local on Returned emits SaleCancelled
+        shop close local on Delivered emits SaleCompleted
+        store pack local on Sold emits Packed back Undelivered by Returned,Burnt
+        post deliver local on Packed emits Delivered rejects Undelivered";
+    assert_eq!(codes(taken_back), [Code::NoEnding]);
+    assert_eq!(codes(&but(taken_back, "Returned,Burnt", "Returned")), []);
+}
+
+/// Whether an event ends a saga its publisher says, and nobody else.
+#[test]
+fn an_ending_in_the_eyes_of_another() {
+    let mut manifests = cast(
+        "shop sell start emits Sold
+         shop close local on Sold emits SaleCompleted
+         desk note local on SaleCompleted",
+    );
+    let found =
+        |manifests: &[_]| explore(&Choreography::from(manifests.to_vec()).flow(), &Bounds::default()).findings.len();
+    assert_eq!(found(&manifests), 0);
+    manifests[0].events.get_mut("SaleCompleted").unwrap().ending = None;
+    assert_eq!(found(&manifests), 1);
+    manifests.reverse();
+    assert_eq!(found(&manifests), 1);
 }
 
 #[test]

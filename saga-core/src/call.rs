@@ -34,6 +34,8 @@ pub(crate) struct Call {
     pub(crate) id: ReactionId,
     pub(crate) saga: SagaId,
     pub(crate) step: usize,
+    /// What its saga calls the step: its keys carry it.
+    pub(crate) name: &'static str,
     pub(crate) direction: Direction,
     pub(crate) attempt: u32,
     /// The end of the lease, in milliseconds since the Unix epoch.
@@ -81,7 +83,8 @@ impl Fold<'_> {
         let began = Instant::now();
         let contract = self.contract(answer.step);
         let rows = self.rows(answer.saga);
-        let (row, ledger) = (rows.work(answer.id).cloned(), rows.ledger(contract.name).cloned());
+        let name = rows.name_of(contract);
+        let (row, ledger) = (rows.work(answer.id).cloned(), rows.ledger(name).cloned());
         // It could be read when the call was leased.
         let Ok(event) = Envelope::decode(&answer.delivery) else { return Ok(()) };
         let waits = row.is_some();
@@ -89,6 +92,7 @@ impl Fold<'_> {
             id: answer.id,
             step: answer.step,
             contract,
+            name,
             direction: answer.direction,
             delivery: &answer.delivery,
             event: &event,
@@ -123,7 +127,7 @@ impl Fold<'_> {
                 let reason = format!("attempt {} was answered {late}, after {first} had settled it", answer.attempt);
                 // Beside the step's own reactions: it is no event, and nothing waits for it.
                 let event = EventId(format!("{}#late-{}", current.event.id, answer.attempt));
-                let id = ReactionId::derive(answer.saga, current.contract.name, answer.direction, &event);
+                let id = ReactionId::derive(answer.saga, current.name, answer.direction, &event);
                 self.stick(&Current { id, ..current.with(None) }, reason, false)
             }
             _ => Outcome::Late,
@@ -205,8 +209,7 @@ impl Fold<'_> {
                 let record_subject = no.as_ref().and_then(|no| no.subject.clone());
                 let ending = no.as_ref().and_then(|no| no.event.ending);
                 let record = no.map(|no| Record { event_type: no.event.name.to_owned(), body: no.body });
-                let name = current.contract.name;
-                let closing = ReactionId::derive(saga, name, Direction::Compensation, &current.event.id);
+                let closing = ReactionId::derive(saga, current.name, Direction::Compensation, &current.event.id);
                 let mut work = self.work_row(current, WorkState::Calling);
                 let (since, failures) = (self.now, Vec::new());
                 let direction = Direction::Compensation;
@@ -286,7 +289,9 @@ impl Fold<'_> {
     /// Leases the row to this process; the call goes out after the commit.
     pub(crate) fn call(&mut self, step: usize, mut row: WorkRow) {
         let saga = row.saga;
-        let Some(ledger) = self.rows(saga).ledger(&row.step).cloned() else { return };
+        let contract = self.contract(step);
+        let name = self.rows(saga).name_of(contract);
+        let Some(ledger) = self.rows(saga).ledger(name).cloned() else { return };
         let lease_until =
             self.now.saturating_add(millis(self.shared.participant.steps()[step].timeout() + LEASE_MARGIN));
         row.state = WorkState::Calling;
@@ -310,6 +315,7 @@ impl Fold<'_> {
             id: row.id,
             saga,
             step,
+            name,
             direction: row.direction,
             attempt: row.attempts,
             lease_until,
@@ -343,7 +349,7 @@ impl Call {
             phase: Phase::Call,
             parent: &trace,
         });
-        let key = |direction| IdempotencyKey::derive(self.saga, participant, contract.name, direction);
+        let key = |direction| IdempotencyKey::derive(self.saga, participant, self.name, direction);
         let mut cx = CallContext { saga: self.saga, key: key(self.direction), attempt: self.attempt };
         if broken!(shared.harness, KeyPerAttempt) {
             cx.key.0 = uuid::Uuid::from_u128(cx.key.0.as_u128() ^ u128::from(self.attempt));

@@ -68,6 +68,9 @@ pub struct DeclaredStep {
     /// [`Step::JOINS`](crate::Step::JOINS).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joins: Vec<String>,
+    /// [`Step::FORMERLY`](crate::Step::FORMERLY).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<String>,
     /// [`Step::FIRST_TRIGGER_WINS`](crate::Step::FIRST_TRIGGER_WINS).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub first_trigger_wins: bool,
@@ -236,6 +239,7 @@ impl From<&Contract> for DeclaredStep {
             compensated_on: names(&contract.compensated_on),
             compensated: names(&contract.compensated),
             joins: contract.joins.iter().map(|step| (*step).to_owned()).collect(),
+            formerly: contract.formerly.iter().map(|name| (*name).to_owned()).collect(),
             first_trigger_wins: contract.first_trigger_wins,
             retry: DeclaredRetry::from(&contract.retry),
             timeout_ms: millis(contract.timeout),

@@ -348,7 +348,7 @@ impl Node {
 async fn check(shared: &Shared) -> Result<(), Error> {
     shared.store.check().await?;
     let mut steps = shared.store.ledger_steps().await?;
-    steps.retain(|step| !shared.contracts.iter().any(|contract| contract.name == step));
+    steps.retain(|step| !shared.contracts.iter().flat_map(Contract::names).any(|name| name == step));
     if steps.is_empty() {
         return Ok(());
     }

@@ -108,14 +108,16 @@ impl Participant {
         let contracts = self.contracts();
         for (i, contract) in contracts.iter().enumerate() {
             let name = contract.name;
-            let good = name.len() <= 64
-                && name.starts_with(|c: char| c.is_ascii_lowercase())
-                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-            if !good {
-                return Err(Error::Name { kind: "step", name: crate::envelope::clip(name, 80).to_owned() });
+            let bad = contract.names().find(|name| {
+                name.len() > 64
+                    || !name.starts_with(|c: char| c.is_ascii_lowercase())
+                    || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            });
+            if let Some(bad) = bad {
+                return Err(Error::Name { kind: "step", name: crate::envelope::clip(bad, 80).to_owned() });
             }
-            if contracts[..i].iter().any(|other| other.name == name) {
-                return Err(wrong(format!("two steps are called {name}; a ledger row belongs to one step")));
+            if let Some(problem) = ill_named(contract, &contracts[..i]) {
+                return Err(wrong(problem));
             }
             if let Some(both) = contract.on.iter().find(|on| contract.compensated_on.contains(on)) {
                 return Err(wrong(format!("{name} is triggered and compensated by the same event {}", both.name)));
@@ -158,6 +160,21 @@ impl fmt::Debug for Participant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Participant").field("name", &self.name).field("steps", &self.contracts()).finish()
     }
+}
+
+/// What keeps a step from bearing its names beside those of the steps `before` it in the cast.
+fn ill_named(contract: &Contract, before: &[Contract]) -> Option<String> {
+    let name = contract.name;
+    if before.iter().any(|other| other.name == name) {
+        return Some(format!("two steps are called {name}; a ledger row belongs to one step"));
+    }
+    let twice = contract.names().enumerate().find(|(i, one)| contract.names().take(*i).any(|earlier| earlier == *one));
+    if let Some((_, twice)) = twice {
+        return Some(format!("{name} names {twice} in `FORMERLY`, which it is already called"));
+    }
+    let shared = |other: &Contract| contract.names().find(|one| other.names().any(|theirs| theirs == *one));
+    let (other, both) = before.iter().find_map(|other| Some((other.name, shared(other)?)))?;
+    Some(format!("{other} and {name} both are or were called {both} (`FORMERLY`); a ledger row belongs to one step"))
 }
 
 /// What keeps a step from being joined with the step called `other`.
@@ -248,6 +265,8 @@ pub struct Contract {
     pub compensated: Vec<EventType>,
     /// [`Step::JOINS`].
     pub joins: &'static [&'static str],
+    /// [`Step::FORMERLY`].
+    pub formerly: &'static [&'static str],
     /// [`Step::FIRST_TRIGGER_WINS`].
     pub first_trigger_wins: bool,
     /// [`Step::retry`].
@@ -257,6 +276,11 @@ pub struct Contract {
 }
 
 impl Contract {
+    /// Every name that its rows may carry, the one for new sagas first.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        std::iter::once(self.name).chain(self.formerly.iter().copied())
+    }
+
     /// Every event type that the step may publish.
     pub fn published(&self) -> impl Iterator<Item = EventType> + '_ {
         self.emits.iter().chain(&self.rejects).chain(&self.compensated).copied()
@@ -361,6 +385,7 @@ fn contract<S: Step, C: Outcome>(step: &S, kind: StepKind) -> Contract {
         compensated_on: S::CompensatedOn::types(),
         compensated: C::types(),
         joins: S::JOINS,
+        formerly: S::FORMERLY,
         first_trigger_wins: S::FIRST_TRIGGER_WINS,
         retry: step.retry(),
         timeout: S::TIMEOUT,

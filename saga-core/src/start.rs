@@ -20,7 +20,7 @@ use crate::{
     id::{EventId, SagaId},
     node::Shared,
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
-    participant::StepKind,
+    participant::{Contract, StepKind},
     step::{BoxError, Direction, MustSucceed, Step, StepContext, Stop},
     store::{Changes, LedgerRow, OutboxRow, Record, StartedRow},
 };
@@ -169,7 +169,7 @@ impl Starter {
     where
         F: AsyncFnOnce(&mut StepContext<'_>) -> Result<Option<Encoded>, StartError>,
     {
-        self.in_cast(step, StepKind::Request)?;
+        let contract = self.in_cast(step, StepKind::Request)?;
         let shared = &self.shared;
         let mut tx = shared.store.begin().await?;
         tx.lock(&[saga]).await?;
@@ -177,11 +177,12 @@ impl Starter {
         if let Some(ending) = ledger.iter().find_map(LedgerRow::ended) {
             return Ok(Requested::Ended(ending));
         }
-        if ledger.iter().any(|row| row.step == step) {
+        if ledger.iter().any(|row| contract.names().any(|name| name == row.step)) {
             return Ok(Requested::Repeated);
         }
         let starts = |row: &&LedgerRow| {
-            shared.contracts.iter().any(|contract| contract.kind == StepKind::Start && contract.name == row.step)
+            let mut starts = shared.contracts.iter().filter(|contract| contract.kind == StepKind::Start);
+            starts.any(|contract| contract.names().any(|name| name == row.step))
         };
         let start = ledger.iter().find(starts).ok_or(StartError::UnknownSaga(saga))?;
         let mut opening = Opening::of(shared, step, saga, Some(start));
@@ -196,10 +197,11 @@ impl Starter {
         Ok(Requested::New)
     }
 
-    fn in_cast(&self, step: &str, kind: StepKind) -> Result<(), StartError> {
+    fn in_cast(&self, step: &str, kind: StepKind) -> Result<&Contract, StartError> {
         let shared = &self.shared;
-        if shared.contracts.iter().any(|contract| contract.name == step && contract.kind == kind) {
-            return Ok(());
+        let mut cast = shared.contracts.iter();
+        if let Some(contract) = cast.find(|contract| contract.name == step && contract.kind == kind) {
+            return Ok(contract);
         }
         let (name, add) = (shared.participant.name(), if kind == StepKind::Start { "start" } else { "request" });
         Err(StartError::GaveUp(format!("{step} is not in the cast of {name}: add `.{add}(..)`")))

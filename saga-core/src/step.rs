@@ -120,6 +120,14 @@ pub trait Step: Send + Sync + 'static {
     /// All of them name each other and emit the same event; whichever is done last emits it, once. Its `run` finds what the others
     /// did in the participant's own tables.
     const JOINS: &'static [&'static str] = &[];
+    /// What the step was called before. A saga that knows it by one of these names goes on under that name, with the ids and
+    /// idempotency keys that come of it: otherwise a call would be made a second time under another key. New sagas know the new one.
+    /// Rows show the name that they go under, and so `saga work --step` is asked for that one.
+    ///
+    /// An instance that knows only the old name must not run beside one that knows the new one: it would take a saga that the other
+    /// has settled for new. Where they have to, deploy the old name first with the new one in this list, then the new name with the
+    /// old one in it: the list says what else the step is called, in either direction of time.
+    const FORMERLY: &'static [&'static str] = &[];
     /// How long one run, call or compensation may take before it counts as failed.
     const TIMEOUT: Duration = Duration::from_secs(30);
 

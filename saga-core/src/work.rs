@@ -52,8 +52,32 @@ impl From<Failure> for KnownFailure {
 impl Fold<'_> {
     // ---- rows that go on ---------------------------------------------------------------------------------------------
 
-    /// No event, but somebody should know: its bytes wait for a person, and block nobody.
-    pub(crate) fn malformed(&mut self, delivery: &Delivery, reason: String) {
+    /// No events, but somebody should know: their bytes wait for a person, and block nobody.
+    ///
+    /// Whoever redrives or discards such messages holds their lock, which is that of the nil saga, and so does this from here to the
+    /// commit: otherwise a message that two instances take at the same time would come back after a person has discarded it at the
+    /// one. A batch that redrives some takes this lock with those of its sagas, so that the two may wait in a circle: a conflict.
+    pub(crate) async fn malformed(&mut self, messages: Vec<Arrival<'_>>) -> Result<(), Aborted> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.done.tx.lock(&[SagaId(Uuid::nil())]).await?;
+        let place = |delivery: &Delivery| ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
+        let ids = messages.iter().filter_map(|message| match message {
+            Arrival::Malformed(delivery, _) => Some(place(delivery)),
+            _ => None,
+        });
+        let ids: Vec<ReactionId> = ids.collect();
+        self.absent.discarded.extend(self.done.tx.discarded(&ids).await?);
+        self.absent.waiting = self.done.tx.work_rows(&ids).await?.into_iter().map(|row| row.id).collect();
+        for message in messages {
+            self.settle(message).await?;
+        }
+        Ok(())
+    }
+
+    /// One of them.
+    pub(crate) fn keep(&mut self, delivery: &Delivery, reason: String) {
         let id = ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
         if self.absent.discarded.contains(&id) || self.absent.waiting.contains(&id) {
             return; // Delivered again: it waits, or a person has looked at it before.
@@ -150,7 +174,9 @@ impl Fold<'_> {
             // It waited for others: its own time begins now.
             row.counted_from = row.counted_from.max(self.now);
         }
-        let Some(step) = self.shared.contracts.iter().position(|contract| contract.name == row.step) else {
+        let Some(step) =
+            self.shared.contracts.iter().position(|contract| contract.names().any(|name| name == row.step))
+        else {
             // A step of another version of this participant: its rows wait for that, and are not looked at all the time.
             let due_at = Some(self.now.saturating_add(millis(OTHER_VERSION)));
             self.rows(row.saga).put_work(WorkRow { due_at, ..row });
@@ -199,8 +225,9 @@ impl Fold<'_> {
         match Envelope::decode(&delivery) {
             Ok(event) => {
                 let (id, direction) = (row.id, row.direction);
+                let name = self.rows(row.saga).name_of(contract);
                 let current =
-                    Current { id, step, contract, direction, delivery: &delivery, event: &event, row: Some(row) };
+                    Current { id, step, contract, name, direction, delivery: &delivery, event: &event, row: Some(row) };
                 self.react(current).await
             }
             Err(malformed) => {
@@ -403,7 +430,7 @@ impl Fold<'_> {
             None => WorkRow {
                 id: current.id,
                 saga: current.event.saga,
-                step: current.contract.name.to_owned(),
+                step: current.name.to_owned(),
                 direction: current.direction,
                 state,
                 seq: 0,

@@ -10,6 +10,7 @@
 
 mod judge;
 mod model;
+mod moves;
 mod reduce;
 mod search;
 mod set;

@@ -128,7 +128,7 @@ impl Model<'_, '_> {
         let mut wakes = Set::new(self.emissions.len());
         let may_run = match verdict::forward(row.ledger, row.ledger.is_none() || player.first_trigger_wins) {
             // One that any trigger runs is run by the first.
-            verdict::Forward::Run => !row.forward_stuck && !(player.first_trigger_wins && player.on.meets(&at.emitted)),
+            verdict::Forward::Run => !(row.forward_stuck || player.first_trigger_wins && player.on.meets(&at.emitted)),
             verdict::Forward::SecondTrigger => !row.second_trigger,
             verdict::Forward::Duplicate | verdict::Forward::Late => false,
         };

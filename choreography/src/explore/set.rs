@@ -1,7 +1,7 @@
 //! A small set of numbers below a fixed size: which events were emitted.
 
 /// Numbers below the size that it was made with.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Set(Box<[u64]>);
 
 impl Set {

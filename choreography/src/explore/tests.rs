@@ -1,6 +1,6 @@
 //! That the reduction loses no end, and that the search by hand sees what a model checker sees: over choreographies that are made up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use stateright::{Checker as _, Model as _, Property};
 
@@ -18,8 +18,8 @@ mod made_up;
 const MOST: usize = 30_000;
 
 /// Every end with what is wrong with it, and how far the search came.
-fn ends(model: &Model<'_, '_>, next: impl Fn(&State) -> Vec<Move>) -> (BTreeSet<(State, usize)>, Reach) {
-    let mut ends = BTreeSet::new();
+fn ends(model: &Model<'_, '_>, next: impl Fn(&State) -> Vec<Move>) -> (HashSet<(State, usize)>, Reach) {
+    let mut ends = HashSet::new();
     let reach = search(model, MOST, next, |end, way| {
         // Runs to one end differ in order only, so all the shortest have one length.
         ends.insert((end.clone(), way.moves().len()));

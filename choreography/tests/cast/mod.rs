@@ -38,6 +38,7 @@ pub(crate) fn cast(text: &str) -> Vec<Manifest> {
             compensated: vec![],
             joins: vec![],
             first_trigger_wins: false,
+            formerly: vec![],
             retry: DeclaredRetry::default(),
             timeout_ms: 1_000,
         };

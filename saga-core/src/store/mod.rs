@@ -20,9 +20,12 @@ use crate::{
 };
 use saga_compensation::State;
 
+mod fault;
 mod postgres;
 mod schema;
 mod sqlite;
+
+pub(crate) use fault::{Fault, fault};
 
 /// An event's type beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -554,6 +557,15 @@ impl Tx {
     /// Locks these sagas (sorted, without repetitions) at this participant until the transaction ends.
     pub async fn lock(&mut self, sagas: &[SagaId]) -> Result<(), Error> {
         on!(Self, self, tx => tx.lock(sagas).await)
+    }
+
+    /// [`Rule::LockAndReadInOne`](crate::harness::Rule::LockAndReadInOne): from now on [`Tx::lock`] leaves the locks to the statement
+    /// that reads the ledger. Nothing on SQLite, whose lock is its `BEGIN IMMEDIATE`.
+    #[cfg(feature = "harness")]
+    pub(crate) fn locks_when_it_reads(&mut self, broken: bool) {
+        if let (Self::Postgres(tx), true) = (self, broken) {
+            tx.locks_when_it_reads();
+        }
     }
 
     /// Ledger and work rows of these sagas. A statement of its own after [`Tx::lock`]: lock and read in one statement sees

@@ -6,10 +6,17 @@
 //! Bulk writes are statements of 64, 32 .. 1 rows, so that a handful of prepared statements writes any number of rows and
 //! bytes are bound as bytes.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
-    AssertSqlSafe, Executor, Sqlite as Lite, SqliteConnection, SqlitePool, Transaction,
+    AssertSqlSafe, Connection, Executor, Sqlite as Lite, SqliteConnection, SqlitePool, Transaction,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use uuid::{Uuid, fmt::Hyphenated};
@@ -302,6 +309,32 @@ fn safe(sql: &Arc<str>) -> AssertSqlSafe<Arc<str>> {
     AssertSqlSafe(Arc::clone(sql))
 }
 
+/// A full disk, an I/O error and a lack of memory may make SQLite roll back the whole transaction, not only the statement
+/// (<https://www.sqlite.org/lang_transaction.html>, section 3.1). Then a step that swallows the error goes on outside any
+/// transaction, where each of its statements would commit by itself: so nothing is committed between a rollback and the next
+/// time that the connection is taken. And the driver goes on counting the transaction, which nothing can end any more: such a
+/// connection is closed (in memory, where that is the database, only a lack of memory leads here).
+fn notices_lost_transactions(pool: SqlitePoolOptions) -> SqlitePoolOptions {
+    let lost = Arc::new(AtomicBool::new(false));
+    let taken = Arc::clone(&lost);
+    pool.after_connect(move |conn, _| {
+        let (rolled_back, asked) = (Arc::clone(&lost), Arc::clone(&lost));
+        Box::pin(async move {
+            let mut handle = conn.lock_handle().await?;
+            handle.set_rollback_hook(move || rolled_back.store(true, Ordering::Release));
+            handle.set_commit_hook(move || !asked.load(Ordering::Acquire));
+            Ok(())
+        })
+    })
+    .before_acquire(move |conn, _| {
+        let lost = Arc::clone(&taken);
+        Box::pin(async move {
+            lost.store(false, Ordering::Release);
+            Ok(!conn.is_in_transaction())
+        })
+    })
+}
+
 impl Sqlite {
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = SqliteConnectOptions::from_str(url)
@@ -315,6 +348,7 @@ impl Sqlite {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false);
+        let pool = notices_lost_transactions(pool);
         let one = pool.clone().max_connections(1);
         let (writer, readers) = if url.contains(":memory:") || url.contains("mode=memory") {
             let only = one.connect_with(options).await.map_err(Error::database("connecting"))?;
