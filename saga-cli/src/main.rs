@@ -6,6 +6,7 @@
 mod confirm;
 mod database;
 mod discard;
+mod outbox;
 mod redrive;
 mod selection;
 mod show;
@@ -16,7 +17,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{database::Databases, discard::DiscardCommand, redrive::RedriveCommand, work::WorkCommand};
+use crate::{
+    database::Databases, discard::DiscardCommand, outbox::OutboxCommand, redrive::RedriveCommand, work::WorkCommand,
+};
 
 #[derive(Debug, Parser)]
 #[command(name = "saga", version, about, long_about = ABOUT)]
@@ -36,6 +39,7 @@ what is made due here is done by the participant's own process, within a second 
   export SAGA_DATABASE='payment=postgres://saga@db/payment'
   saga work                              what waits, and why
   saga work show REACTION                everything about one row
+  saga outbox                            events that the broker refuses, and why
   saga redrive --step charge-customer    the fault is gone: try again
   saga discard --reaction REACTION --reason '..'";
 
@@ -44,6 +48,9 @@ enum Command {
     /// List what waits: calls, retries, and what needs a person
     #[command(long_about = work::LONG)]
     Work(WorkCommand),
+    /// List events that the broker refuses
+    #[command(long_about = outbox::LONG)]
+    Outbox(OutboxCommand),
     /// Try again now what is stuck
     #[command(long_about = redrive::LONG)]
     Redrive(RedriveCommand),
@@ -57,6 +64,7 @@ async fn main() -> ExitCode {
     let Cli { command, databases } = Cli::parse();
     let done = match command {
         Command::Work(work) => work.run(&databases).await,
+        Command::Outbox(outbox) => outbox.run(&databases).await,
         Command::Redrive(redrive) => redrive.run(&databases).await,
         Command::Discard(discard) => discard.run(&databases).await,
     };

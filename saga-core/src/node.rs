@@ -125,6 +125,7 @@ pub struct Health {
     trouble: Arc<Mutex<Option<String>>>,
     contracts: Arc<Vec<Contract>>,
     breakers: Arc<Breakers>,
+    relay: Relay,
 }
 
 impl Health {
@@ -144,6 +145,12 @@ impl Health {
     pub fn failing_steps(&self) -> Vec<String> {
         let open = self.breakers.open().into_iter();
         open.map(|(step, direction)| format!("{} ({direction})", self.contracts[step].name)).collect()
+    }
+
+    /// The same for what it publishes: partitions, as `topic/partition`, that do not take what they are given, as when they have no
+    /// leader. Their events wait, and the others go on.
+    pub fn slow_partitions(&self) -> Vec<String> {
+        self.relay.slow_partitions()
     }
 
     fn set(&self, trouble: Option<String>) {
@@ -194,6 +201,7 @@ impl Node {
             trouble: Arc::new(Mutex::new(Some("starting".to_owned()))),
             contracts: contracts.clone(),
             breakers: breakers.clone(),
+            relay: relay.clone(),
         };
         let instance = clock.time_ordered_uuid();
         let shared = Shared {
@@ -339,8 +347,10 @@ impl Node {
     }
 
     /// One sweep of the outbox, for a driver that owns the time. Returns how many rows a crash had left.
-    pub async fn sweep(&self) -> Result<usize, Error> {
-        self.publisher.sweeper().sweep().await
+    pub async fn sweep(&mut self) -> Result<usize, Error> {
+        let found = self.publisher.sweeper().sweep().await?;
+        self.publisher.turn().await;
+        Ok(found)
     }
 }
 
@@ -625,7 +635,10 @@ async fn sweep(sweeper: Sweeper, stop: CancellationToken) {
             match stop.run_until_cancelled(sweeper.sweep()).await {
                 None | Some(Ok(0)) => break,
                 Some(Ok(rows)) => {
-                    tracing::info!(rows, "published events that an earlier process or a broker that was away had left");
+                    tracing::info!(
+                        rows,
+                        "publishing events that an earlier process or a broker that was away had left"
+                    );
                     if rows < SWEEP_ROWS as usize {
                         break;
                     }

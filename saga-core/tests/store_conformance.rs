@@ -14,8 +14,8 @@ use saga_core::{
     id::{EventId, ReactionId, SagaId},
     step::Direction,
     store::{
-        Changes, Conn, DiscardedRow, FailedAttempt, LedgerRow, Note, OutboxRow, Record, StartedRow, Store, Tx, Which,
-        WorkRow, WorkState,
+        Changes, Conn, DiscardedRow, FailedAttempt, LedgerRow, Note, OutboxEntry, OutboxRow, Record, StartedRow, Store,
+        Tx, Which, WorkRow, WorkState,
     },
 };
 use sqlx::AssertSqlSafe;
@@ -136,6 +136,9 @@ on_every_store!(
     the_outbox_is_claimed_by_one_at_a_time,
     two_sweepers_never_claim_the_same_row,
     a_refused_row_is_never_claimed_again,
+    a_refused_row_is_claimed_again_when_a_person_says_so,
+    the_outbox_is_read_in_pages,
+    a_claim_is_released_by_who_made_it,
     a_start_is_remembered,
     starts_with_one_key_wait_for_each_other,
     a_saga_is_in_one_transaction_at_a_time,
@@ -613,6 +616,52 @@ async fn a_refused_row_is_never_claimed_again(bench: &Bench) {
     assert_eq!(ids(&store.outbox_claim(10, 10, 11, 9).await.unwrap()), [2]);
     assert_eq!(ids(&store.outbox_claim(1_000, 10, 1_001, 9).await.unwrap()), [2]);
     assert_eq!(store.outbox_len().await.unwrap(), 2, "and stays to be seen");
+}
+
+async fn a_refused_row_is_claimed_again_when_a_person_says_so(bench: &Bench) {
+    let store = &bench.store;
+    publish(store, vec![outbox_row(1, 0), outbox_row(2, 0)]).await;
+    assert_eq!(ids(&store.outbox_claim(10, 10, 1_000, 1).await.unwrap()), [1]);
+    store.outbox_refuse(Uuid::from_u128(1), "too large").await.unwrap();
+    assert_eq!(store.outbox_retry(&[1, 2, 77].map(Uuid::from_u128)).await.unwrap(), 1, "one was refused");
+    assert_eq!(store.outbox_retry(&[]).await.unwrap(), 0);
+    assert_eq!(ids(&store.outbox_claim(10, 10, 11, 9).await.unwrap()), [1, 2], "its claim ended, too");
+}
+
+async fn the_outbox_is_read_in_pages(bench: &Bench) {
+    let store = &bench.store;
+    let mut other = outbox_row(4, 200);
+    other.message.key = saga(9).to_string();
+    publish(store, vec![outbox_row(3, 200), outbox_row(1, 300), outbox_row(2, 100), other.clone()]).await;
+    let entry = |row, refused: Option<&str>| OutboxEntry { row, claimed_until: 0, refused: refused.map(str::to_owned) };
+    let all = async |after, limit| store.outbox_page(true, None, after, limit).await.unwrap();
+    assert_eq!(all(None, 2).await, [entry(outbox_row(2, 100), None), entry(outbox_row(3, 200), None)]);
+    let after = Some((200, Uuid::from_u128(3)));
+    assert_eq!(all(after, 9).await, [entry(other.clone(), None), entry(outbox_row(1, 300), None)]);
+    assert_eq!(store.outbox_page(false, None, None, 9).await.unwrap(), []);
+
+    store.outbox_refuse(Uuid::from_u128(1), "too large").await.unwrap();
+    store.outbox_refuse(Uuid::from_u128(4), "no topic").await.unwrap();
+    let refused = [entry(other, Some("no topic")), entry(outbox_row(1, 300), Some("too large"))];
+    assert_eq!(store.outbox_page(false, None, None, 9).await.unwrap(), refused);
+    assert_eq!(store.outbox_page(false, Some(saga(9)), None, 9).await.unwrap(), refused[..1]);
+    assert_eq!(store.outbox_page(true, Some(saga(8)), None, 9).await.unwrap(), []);
+    store.outbox_claim(1_000, 1_000, 2_000, 9).await.unwrap();
+    let claims: Vec<i64> = all(None, 9).await.iter().map(|entry| entry.claimed_until).collect();
+    assert_eq!(claims, [2_000, 2_000, 0, 0], "what is refused is not claimed");
+}
+
+async fn a_claim_is_released_by_who_made_it(bench: &Bench) {
+    let store = &bench.store;
+    publish(store, vec![outbox_row(1, 0), outbox_row(2, 0), outbox_row(3, 0)]).await;
+    assert_eq!(ids(&store.outbox_claim(10, 10, 20, 2).await.unwrap()), [1, 2]);
+    assert_eq!(ids(&store.outbox_claim(20, 10, 50, 1).await.unwrap()), [1], "somebody else's");
+    store.outbox_release(&[1, 2, 3, 77].map(Uuid::from_u128), 20, 15).await.unwrap();
+    store.outbox_release(&[], 20, 15).await.unwrap();
+    store.outbox_hold(&[3, 77].map(Uuid::from_u128), 17).await.unwrap();
+    store.outbox_hold(&[1, 3].map(Uuid::from_u128), 12).await.unwrap();
+    assert_eq!(ids(&store.outbox_claim(15, 10, 16, 9).await.unwrap()), [2]);
+    assert_eq!(ids(&store.outbox_claim(17, 10, 18, 9).await.unwrap()), [2, 3], "a claim is not shortened by another");
 }
 
 async fn a_start_is_remembered(bench: &Bench) {

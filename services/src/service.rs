@@ -335,11 +335,18 @@ pub async fn create_tables(store: &Store, schema: &[&'static str]) -> anyhow::Re
 /// `/health`: the process lives. `/ready`: it has its database and its partitions.
 fn health(node: Health) -> Router {
     let ready = async move || match node.ready().await {
-        Ok(()) => match node.failing_steps() {
-            steps if steps.is_empty() => Ok("ready".to_owned()),
-            // Still ready: another instance would fare no better.
-            steps => Ok(format!("ready, but everything fails at {}", steps.join(", "))),
-        },
+        Ok(()) => {
+            // Still ready with these: another instance would fare no better.
+            let (steps, partitions) = (node.failing_steps(), node.slow_partitions());
+            let mut said = "ready".to_owned();
+            if !steps.is_empty() {
+                said += &format!(", but everything fails at {}", steps.join(", "));
+            }
+            if !partitions.is_empty() {
+                said += &format!(", but events wait for the broker at {}", partitions.join(", "));
+            }
+            Ok(said)
+        }
         Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     };
     Router::new().route("/health", get(async || "alive")).route("/ready", get(ready))

@@ -191,6 +191,17 @@ pub struct OutboxRow {
     pub created_at: i64,
 }
 
+/// An event that has not gone out, as a person sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxEntry {
+    /// The row.
+    pub row: OutboxRow,
+    /// Until when a sweep has it for itself, in milliseconds since the Unix epoch; zero when none has had it.
+    pub claimed_until: i64,
+    /// Why the broker refuses it for good. `None` while it is tried by itself.
+    pub refused: Option<String>,
+}
+
 /// What one transaction changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -450,6 +461,35 @@ impl Store {
     /// How many outbox rows there are.
     pub async fn outbox_len(&self) -> Result<u64, Error> {
         on!(Self, self, store => store.outbox_len().await)
+    }
+
+    /// Claims these rows, which are in flight somewhere, until `until` at least: whoever sweeps meanwhile leaves them alone.
+    pub async fn outbox_hold(&self, rows: &[Uuid], until: i64) -> Result<(), Error> {
+        on!(Self, self, store => store.outbox_hold(rows, until).await)
+    }
+
+    /// Lets the claims on these rows that end at `claim` end at `until` instead, so that another sweep takes the rows sooner. Claims
+    /// that somebody else has made since stay as they are.
+    pub async fn outbox_release(&self, rows: &[Uuid], claim: i64, until: i64) -> Result<(), Error> {
+        on!(Self, self, store => store.outbox_release(rows, claim, until).await)
+    }
+
+    /// Up to `limit` outbox rows behind `after` (a row's time and id), the oldest first: those that the broker refuses for good, or
+    /// with `all` those that wait for it, too; of one saga, if it is named.
+    pub async fn outbox_page(
+        &self,
+        all: bool,
+        saga: Option<SagaId>,
+        after: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        on!(Self, self, store => store.outbox_page(all, saga, after, limit).await)
+    }
+
+    /// Takes the mark of [`Store::outbox_refuse`] away from these rows, so that the next sweep publishes them. Returns how many
+    /// had it.
+    pub async fn outbox_retry(&self, rows: &[Uuid]) -> Result<u64, Error> {
+        on!(Self, self, store => store.outbox_retry(rows).await)
     }
 
     /// Marks an outbox row that the broker refuses for good: it is never claimed again, and shows its reason.

@@ -12,8 +12,8 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    Changes, DiscardedRow, LedgerRow, OutboxRow, Place, StartedRow, State, Which, WorkRow, WorkState,
-    schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
+    Changes, DiscardedRow, LedgerRow, OutboxEntry, OutboxRow, Place, StartedRow, State, Which, WorkRow, WorkState,
+    schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, OutboxEntryCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
@@ -125,6 +125,10 @@ struct Statements {
     outbox_claim: Arc<str>,
     outbox_len: Arc<str>,
     outbox_refuse: Arc<str>,
+    outbox_hold: Arc<str>,
+    outbox_release: Arc<str>,
+    outbox_page: Arc<str>,
+    outbox_retry: Arc<str>,
     outbox_insert: Arc<str>,
     work_due: Arc<str>,
     work_next_due: Arc<str>,
@@ -187,6 +191,19 @@ impl Statements {
             )),
             outbox_len: sql("SELECT count(*) FROM {p}_outbox"),
             outbox_refuse: sql("UPDATE {p}_outbox SET refused = $2 WHERE id = $1"),
+            outbox_hold: sql(
+                "UPDATE {p}_outbox SET claimed_until = $2 WHERE id = ANY($1::uuid[]) AND claimed_until < $2",
+            ),
+            outbox_release: sql(
+                "UPDATE {p}_outbox SET claimed_until = $3 WHERE id = ANY($1::uuid[]) AND claimed_until = $2",
+            ),
+            outbox_page: sql(&format!(
+                "SELECT {outbox}, claimed_until, refused FROM {{p}}_outbox WHERE ($1 OR refused IS NOT NULL) \
+                 AND ($2::text IS NULL OR key = $2) AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5"
+            )),
+            outbox_retry: sql(
+                "UPDATE {p}_outbox SET refused = NULL, claimed_until = 0 WHERE id = ANY($1::uuid[]) AND refused IS NOT NULL",
+            ),
             outbox_insert: sql(&format!("INSERT INTO {{p}}_outbox ({outbox}) SELECT * FROM unnest({outbox_arrays})")),
             work_due: sql("SELECT id, saga FROM {p}_work WHERE due_at <= $1 ORDER BY due_at, id LIMIT $2"),
             work_next_due: sql("SELECT min(due_at) FROM {p}_work WHERE due_at IS NOT NULL"),
@@ -383,6 +400,56 @@ impl Postgres {
             .await
             .map_err(Error::database("counting the outbox"))?;
         Ok(count.unsigned_abs())
+    }
+
+    pub(super) async fn outbox_hold(&self, rows: &[Uuid], until: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.outbox_hold))
+            .bind(rows)
+            .bind(until)
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("claiming outbox rows that are in flight"))?;
+        Ok(())
+    }
+
+    pub(super) async fn outbox_release(&self, rows: &[Uuid], claim: i64, until: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.outbox_release))
+            .bind(rows)
+            .bind(claim)
+            .bind(until)
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("releasing outbox rows"))?;
+        Ok(())
+    }
+
+    pub(super) async fn outbox_page(
+        &self,
+        all: bool,
+        saga: Option<SagaId>,
+        after: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        let (created_at, id) = after.unwrap_or((i64::MIN, Uuid::nil()));
+        let cells: Vec<OutboxEntryCells<Uuid>> = sqlx::query_as(safe(&self.sql.outbox_page))
+            .bind(all)
+            .bind(saga.map(|saga| saga.to_string()))
+            .bind(created_at)
+            .bind(id)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(Error::database("reading the outbox"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn outbox_retry(&self, rows: &[Uuid]) -> Result<u64, Error> {
+        let done = sqlx::query(safe(&self.sql.outbox_retry))
+            .bind(rows)
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("taking the mark from refused outbox rows"))?;
+        Ok(done.rows_affected())
     }
 
     pub(super) async fn outbox_refuse(&self, row: Uuid, reason: &str) -> Result<(), Error> {

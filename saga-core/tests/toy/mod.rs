@@ -230,6 +230,19 @@ pub struct Toy {
     pub node: Node,
 }
 
+/// An event of another participant, as a toy that runs by itself hears it.
+pub fn send(broker: &MemoryBroker, saga: SagaId, event_type: &str, id: &str) {
+    let key = saga.to_string();
+    let headers: [(&str, &[u8]); 5] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", event_type.as_bytes()),
+        ("ce_id", id.as_bytes()),
+        ("ce_source", b"/test"),
+        ("ce_sagaid", key.as_bytes()),
+    ];
+    assert!(broker.inject("toy", Some(key.as_bytes()), &headers, b"{}"));
+}
+
 impl Toy {
     pub async fn new(todo: impl IntoIterator<Item = Todo>) -> Self {
         Self::on("sqlite::memory:", todo).await
@@ -302,15 +315,7 @@ impl Toy {
     }
 
     pub fn send(&self, saga: SagaId, event_type: &str, id: &str) {
-        let key = saga.to_string();
-        let headers: [(&str, &[u8]); 5] = [
-            ("ce_specversion", b"1.0"),
-            ("ce_type", event_type.as_bytes()),
-            ("ce_id", id.as_bytes()),
-            ("ce_source", b"/test"),
-            ("ce_sagaid", key.as_bytes()),
-        ];
-        assert!(self.broker.inject("toy", Some(key.as_bytes()), &headers, b"{}"));
+        send(&self.broker, saga, event_type, id);
     }
 
     /// Until nothing is left to do at this time.
