@@ -129,16 +129,17 @@ fn contract(manifest: &Manifest, step: &DeclaredStep) -> Result<Contract, Error>
         }),
     };
     let events = |names: &[String]| names.iter().map(event).collect::<Result<Vec<_>, _>>();
-    let joins: Vec<&'static str> = step.joins.iter().map(|other| leak(other)).collect();
+    let names = |names: &[String]| names.iter().map(|name| leak(name)).collect::<Vec<_>>().leak() as &'static [_];
     Ok(Contract {
         name: leak(&step.step),
+        formerly: names(&step.formerly),
         kind: step.kind,
         on: events(&step.on)?,
         emits: events(&step.emits)?,
         rejects: events(&step.rejects)?,
         compensated_on: events(&step.compensated_on)?,
         compensated: events(&step.compensated)?,
-        joins: joins.leak(),
+        joins: names(&step.joins),
         first_trigger_wins: step.first_trigger_wins,
         retry: step.retry.policy(),
         timeout: Duration::from_millis(step.timeout_ms),
@@ -254,6 +255,7 @@ mod tests {
         let none = Vec::new;
         DeclaredStep {
             step: name.to_owned(),
+            formerly: none(),
             kind,
             on: none(),
             emits: none(),

@@ -38,6 +38,7 @@ pub(super) fn step(name: &str, kind: StepKind) -> DeclaredStep {
     let none = Vec::new;
     DeclaredStep {
         step: name.to_owned(),
+        formerly: none(),
         kind,
         on: none(),
         emits: none(),
