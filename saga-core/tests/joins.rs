@@ -167,7 +167,10 @@ fn orders<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
 /// The name of a step, and the type of its trigger.
 type Leg = (&'static str, &'static str);
 
-fn both() -> [(fn() -> Participant, &'static [Leg]); 2] {
+/// Who joins them, and what is joined.
+type Group = (fn() -> Participant, &'static [Leg]);
+
+fn both() -> [Group; 2] {
     [(two::participant, &TWO), (three::participant, &THREE)]
 }
 
