@@ -200,6 +200,11 @@ impl Erased for Scripted {
         self.contract.timeout
     }
 
+    /// Whoever plays it makes its calls, one by one.
+    fn calls_at_once(&self) -> usize {
+        1
+    }
+
     fn run<'a>(&'a self, _: Wire<'a>, reply: Option<&'a [u8]>, cx: &'a mut StepContext<'_>) -> Settled<'a, Ran> {
         Box::pin(async move {
             let Contract { kind, emits, rejects, .. } = &self.contract;
