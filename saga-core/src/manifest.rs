@@ -257,6 +257,11 @@ impl DeclaredStep {
 impl DeclaredRetry {
     /// One line for people; the same as [`Retry::describe`].
     pub fn describe(&self) -> String {
+        self.policy().describe()
+    }
+
+    /// The policy of these numbers.
+    pub(crate) fn policy(&self) -> Retry {
         let (first, cap) = (Duration::from_millis(self.first_ms), Duration::from_millis(self.cap_ms));
         let backoff = if first == cap { Retry::fixed(first) } else { Retry::exponential(first, cap) };
         match (self.attempts, self.at_most_ms) {
@@ -264,7 +269,7 @@ impl DeclaredRetry {
             (None, Some(most)) => backoff.for_at_most(Duration::from_millis(most)),
             (None, None) => backoff.forever(),
         }
-        .describe()
+        .patience(self.patience_ms.map_or(Duration::MAX, Duration::from_millis))
     }
 }
 

@@ -13,6 +13,7 @@ pub struct Verify;
 pub mod chaos;
 pub mod otlp;
 pub mod processes;
+pub mod random;
 pub mod scenario;
 pub mod simulation;
 pub mod stage;
