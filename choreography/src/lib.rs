@@ -26,6 +26,7 @@
 //! ```
 
 pub mod draw;
+pub mod explore;
 pub mod finding;
 pub mod flow;
 pub mod rules;

@@ -22,6 +22,7 @@ use crate::{
     reaction::{Current, Fold, aborted, guarded},
     step::{CallContext, Direction, Doubt, StepContext},
     store::{LedgerRow, Record, WorkRow, WorkState},
+    turn::Turn,
     work::KnownFailure,
 };
 
@@ -42,6 +43,7 @@ pub(crate) struct Call {
     pub(crate) lease_until: i64,
     pub(crate) what: Ask,
     pub(crate) delivery: Delivery,
+    pub(crate) turn: Turn,
 }
 
 /// What a call asks the other system for.
@@ -152,12 +154,11 @@ impl Fold<'_> {
         }
     }
 
-    /// A call that was not made is no attempt, and the next one may be made at once.
+    /// A call that was not made is no attempt, and waits as if it had had no turn.
     fn give_back(&mut self, current: &Current<'_>) -> Outcome {
         let mut row = self.work_row(current, WorkState::Deferred);
         row.attempts -= 1;
-        row.lease_owner = None;
-        row.due_at = Some(self.now);
+        let row = row.held(self.now);
         let attempts = row.attempts;
         let rows = self.rows(row.saga);
         if let Some(ledger) = rows.ledger(&row.step).filter(|_| row.direction == Direction::Forward).cloned() {
@@ -236,7 +237,11 @@ impl Fold<'_> {
                     ..opened
                 };
                 self.rows(saga).put_ledger(row);
-                self.call(current.step, work);
+                // It goes on from an answer, and is no reaction that could be held before anything was written.
+                match self.shared.turns.take(current.step, direction, true) {
+                    Some(turn) => self.call(current.step, work, turn),
+                    None => self.rows(saga).put_work(WorkRow { attempts: 0, ..work }.held(since)),
+                }
                 Ok(Outcome::Called)
             }
         }
@@ -287,7 +292,7 @@ impl Fold<'_> {
     }
 
     /// Leases the row to this process; the call goes out after the commit.
-    pub(crate) fn call(&mut self, step: usize, mut row: WorkRow) {
+    pub(crate) fn call(&mut self, step: usize, mut row: WorkRow, turn: Turn) {
         let saga = row.saga;
         let contract = self.contract(step);
         let name = self.rows(saga).name_of(contract);
@@ -321,6 +326,7 @@ impl Fold<'_> {
             lease_until,
             what,
             delivery: row.delivery.clone(),
+            turn,
         });
         self.rows(saga).put_work(row);
     }
@@ -330,8 +336,8 @@ impl Call {
     /// Makes the call, outside any transaction; not one whose turn came so late that its lease might end under it.
     pub(crate) async fn make(self, shared: &Shared) -> Answer {
         let step = &shared.participant.steps()[self.step];
-        if shared.clock.now().saturating_add(millis(step.timeout())) > self.lease_until {
-            return self.came(Came::NotMade);
+        if shared.clock.now() > self.latest(shared) {
+            return self.not_made();
         }
         let contract = &shared.contracts[self.step];
         let participant = shared.participant.name();
@@ -379,6 +385,22 @@ impl Call {
         reach!(shared.harness, AfterCall);
         span.settle(&outcome, began.elapsed());
         self.came(came)
+    }
+
+    /// The last moment at which it may be made, in milliseconds since the Unix epoch.
+    fn latest(&self, shared: &Shared) -> i64 {
+        self.lease_until.saturating_sub(millis(shared.participant.steps()[self.step].timeout()))
+    }
+
+    /// How long it may wait for its turn.
+    pub(crate) fn patience(&self, shared: &Shared) -> Duration {
+        let left = self.latest(shared).saturating_sub(shared.clock.now());
+        Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    }
+
+    /// Its turn did not come in time.
+    pub(crate) fn not_made(self) -> Answer {
+        self.came(Came::NotMade)
     }
 
     fn came(self, came: Came) -> Answer {

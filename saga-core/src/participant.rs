@@ -125,6 +125,9 @@ impl Participant {
             if contract.kind == StepKind::Gate && contract.compensated_on.is_empty() {
                 return Err(wrong(format!("{name} is a gate, but hears no cancelling event: use `.step(..)`")));
             }
+            if contract.kind == StepKind::External && !(1..=10_000).contains(&self.steps[i].calls_at_once()) {
+                return Err(wrong(format!("{name} declares `CALLS_AT_ONCE` beyond 1 to 10000")));
+            }
             let deaf = contract.kind == StepKind::External && contract.compensated_on.is_empty();
             if deaf && !contract.rejects.is_empty() {
                 return Err(wrong(format!(
@@ -236,7 +239,8 @@ impl StepKind {
         }
     }
 
-    pub(crate) fn verdict_kind(self) -> Kind {
+    /// How the verdicts take it: what its participant's rows are decided by.
+    pub fn verdict_kind(self) -> Kind {
         match self {
             StepKind::Start | StepKind::Request | StepKind::Local => Kind::Local,
             StepKind::External => Kind::External,
@@ -352,6 +356,7 @@ pub(crate) trait Erased: Send + Sync {
     fn contract(&self) -> Contract;
     fn retry(&self) -> Retry;
     fn timeout(&self) -> Duration;
+    fn calls_at_once(&self) -> usize;
     /// Inside the transaction; `reply` for an external step.
     fn run<'a>(&'a self, on: Wire<'a>, reply: Option<&'a [u8]>, cx: &'a mut StepContext<'_>) -> Settled<'a, Ran>;
     /// Outside any transaction.
@@ -442,6 +447,9 @@ macro_rules! declared {
         }
         fn timeout(&self) -> Duration {
             S::TIMEOUT
+        }
+        fn calls_at_once(&self) -> usize {
+            S::CALLS_AT_ONCE
         }
     };
 }

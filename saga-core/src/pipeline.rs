@@ -9,9 +9,12 @@
 //! The invariant: nothing leaves this file before its transaction has committed, and whatever a crash interrupts is either
 //! not written at all (the delivery or the due row comes again) or written whole (the ledger absorbs the repetition).
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
@@ -30,8 +33,11 @@ use crate::{
     work::KnownFailure,
 };
 
-/// Reactions that are woken at once when their step recovers; what exceeds them has its own time, at most half a minute away.
-const WOKEN: u32 = 2_000;
+/// How often a reaction that is alone goes out of another transaction's way. One of two that meet gets through, so that a few are
+/// enough for a crowd; a step whose statements are in their own way meets it every time, and has to be seen.
+const CONFLICTS: u32 = 4;
+/// The longest first pause before the next one; it doubles.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Something to settle.
 #[derive(Debug, Clone)]
@@ -95,8 +101,10 @@ pub(crate) async fn settle(shared: &Shared, items: &[Item], out: &mut Settled) -
         Ok(settled) => out.extend(settled),
         Err(Aborted::Toolkit(error)) => return Err(error),
         Err(Aborted::Conflict(error, None)) if items.len() == 1 => return Err(error),
-        // Alone there is nobody to conflict with but the step's own statements: then it is a failure like any other.
-        Err(Aborted::Step(reaction, failure) | Aborted::Conflict(_, Some((reaction, failure)))) if items.len() == 1 => {
+        Err(Aborted::Conflict(_, Some(_))) if items.len() == 1 => {
+            settle_alone(shared, &items[0], HashMap::new(), out).await?;
+        }
+        Err(Aborted::Step(reaction, failure)) if items.len() == 1 => {
             settle_alone(shared, &items[0], HashMap::from([(reaction, failure)]), out).await?;
         }
         Err(Aborted::Conflict(..)) => {
@@ -122,14 +130,24 @@ async fn settle_alone(
     mut known: HashMap<ReactionId, KnownFailure>,
     out: &mut Settled,
 ) -> Result<(), Error> {
+    let mut conflicts = 0;
     loop {
         match attempt(shared, std::slice::from_ref(item), &known).await {
             Ok(settled) => {
                 out.extend(settled);
                 return Ok(());
             }
+            // Another instance, or whoever else writes to the step's tables, may have been in its way: that is no attempt.
+            Err(Aborted::Conflict(_, Some(_))) if conflicts < CONFLICTS => {
+                // Those who met do not all come back at the same moment.
+                let most = u64::try_from(PAUSE.as_millis()).unwrap_or(1) << conflicts;
+                sleep(Duration::from_millis(shared.clock.random() % most)).await;
+                conflicts += 1;
+            }
+            // Its own statements are in each other's way: a failure like any other.
             Err(Aborted::Step(reaction, failure) | Aborted::Conflict(_, Some((reaction, failure)))) => {
                 known.insert(reaction, failure);
+                conflicts = 0;
             }
             Err(Aborted::Conflict(error, None) | Aborted::Toolkit(error)) => return Err(error),
         }
@@ -209,18 +227,6 @@ async fn attempt(
 
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
-    }
-    for (step, direction) in done.recovered {
-        // What waited for the end of an outage need not wait for its own time. Losing this loses only that time.
-        for name in shared.contracts[step].names() {
-            let woken = shared.store.work_wake(name, direction, shared.clock.now(), WOKEN).await;
-            if let Err(error) = woken {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the work of a step that recovered was not woken"
-                );
-            }
-        }
     }
     let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
     shared.observer.measure(shared.participant.name(), &measure);

@@ -36,8 +36,6 @@ pub(crate) struct Folded {
     pub(crate) tx: Tx,
     pub(crate) changes: Changes,
     pub(crate) calls: Vec<Call>,
-    /// Steps at which something worked after everything had failed.
-    pub(crate) recovered: Vec<(usize, Direction)>,
     pub(crate) spans: Vec<(Box<dyn ReactionSpan>, Outcome, Duration)>,
     /// Whose code ran last in the transaction.
     pub(crate) last_ran: Option<ReactionId>,
@@ -94,14 +92,7 @@ impl<'f> Fold<'f> {
         for row in work {
             sagas.entry(row.saga).or_default().read_work(row);
         }
-        let done = Folded {
-            tx,
-            changes: Changes::default(),
-            calls: Vec::new(),
-            recovered: Vec::new(),
-            spans: Vec::new(),
-            last_ran: None,
-        };
+        let done = Folded { tx, changes: Changes::default(), calls: Vec::new(), spans: Vec::new(), last_ran: None };
         Self { shared, known, now: shared.clock.now(), absent, sagas, done }
     }
 
@@ -222,15 +213,16 @@ impl<'f> Fold<'f> {
                 if let Some(failure) = self.known.get(&current.id) {
                     return Ok(self.failed(current, failure.clone()));
                 }
-                if let Some(outcome) = self.held(current) {
-                    return Ok(outcome);
-                }
+                let turn = match self.admit(current) {
+                    Ok(turn) => turn,
+                    Err(why) => return Ok(self.hold(current, why)),
+                };
                 let opened = self.open(current);
-                if current.contract.kind == StepKind::External {
+                if let Some(turn) = turn {
                     let mut row = self.work_row(current, WorkState::Calling);
                     row.attempts = 1;
                     self.rows(saga).put_ledger(LedgerRow { state: State::Calling, attempts: 1, ..opened });
-                    self.call(current.step, row);
+                    self.call(current.step, row, turn);
                     return Ok(Outcome::Called);
                 }
                 let on = Wire { event_type: &current.event.event_type, body: &current.event.body };
@@ -286,30 +278,31 @@ impl<'f> Fold<'f> {
         // Where nothing was done there is nobody to call: a breaker of calls neither stops that nor learns from it.
         let calls_nobody =
             current.contract.kind == StepKind::External && matches!(verdict, verdict::Compensation::NothingDone);
-        if !calls_nobody && let Some(outcome) = self.held(current) {
-            return Ok(outcome);
-        }
+        let turn = match if calls_nobody { Ok(None) } else { self.admit(current) } {
+            Ok(turn) => turn,
+            Err(why) => return Ok(self.hold(current, why)),
+        };
         let step = &self.shared.participant.steps()[current.step];
         let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
-        match (verdict, ledger) {
-            (verdict::Compensation::Compensate, Some(row)) if current.contract.kind == StepKind::External => {
+        match (verdict, ledger, turn) {
+            (verdict::Compensation::Compensate, Some(row), Some(turn)) => {
                 self.rows(saga).put_ledger(LedgerRow { state: State::Compensating, changed_at: now, ..row });
                 let mut work = self.work_row(current, WorkState::Calling);
                 work.attempts += 1;
-                self.call(current.step, work);
+                self.call(current.step, work, turn);
                 Ok(Outcome::Called)
             }
-            (verdict::Compensation::InDoubt, Some(row)) => {
+            (verdict::Compensation::InDoubt, Some(row), Some(turn)) => {
                 self.rows(saga).remove_forwards_of(name);
                 // No record and no reply: that is how a row in doubt is told from one that reverses what it recorded.
                 let row = LedgerRow { state: State::Compensating, record: None, reply: None, changed_at: now, ..row };
                 self.rows(saga).put_ledger(row);
                 let mut work = self.work_row(current, WorkState::Calling);
                 work.attempts += 1;
-                self.call(current.step, work);
+                self.call(current.step, work, turn);
                 Ok(Outcome::Called)
             }
-            (verdict::Compensation::Compensate, Some(row)) => {
+            (verdict::Compensation::Compensate, Some(row), None) => {
                 let record = row.record.clone();
                 let done = record.as_ref().map(|r| Wire { event_type: &r.event_type, body: &r.body });
                 self.done.last_ran = Some(current.id);
@@ -321,7 +314,7 @@ impl<'f> Fold<'f> {
                 self.close(current, row, State::Compensated, envelope::Kind::Compensated, emits, span)?;
                 Ok(Outcome::Compensated)
             }
-            (_, row) => {
+            (_, row, _) => {
                 self.done.last_ran = Some(current.id);
                 let fails = fails!(self.shared.harness, current);
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };

@@ -22,7 +22,7 @@ use crate::{
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::StepKind,
     step::{BoxError, Direction, MustSucceed, Step, StepContext, Stop},
-    store::{Changes, LedgerRow, OutboxRow, Record, StartedRow},
+    store::{Changes, LedgerRow, OutboxRow, Record, StartedRow, Store},
 };
 use saga_compensation::State;
 
@@ -85,6 +85,13 @@ pub struct Starter {
 }
 
 impl Starter {
+    /// The same over other connections ([`Store::apart`]): a flood of requests must not take those with which the node settles.
+    #[must_use]
+    pub fn over(mut self, store: Store) -> Self {
+        self.shared.store = store;
+        self
+    }
+
     /// Starts a saga with step `S`: `begin` does the step's writes and returns the event and an answer for the caller. A
     /// repetition gets the answer of the first call, as long as the saga is remembered ([`Retention`](crate::retention::Retention));
     /// `begin` does not run then.

@@ -130,6 +130,9 @@ pub trait Step: Send + Sync + 'static {
     const FORMERLY: &'static [&'static str] = &[];
     /// How long one run, call or compensation may take before it counts as failed.
     const TIMEOUT: Duration = Duration::from_secs(30);
+    /// How many calls of an external step one process makes at a time, in each direction. Fifteen times as many may wait for their
+    /// turn, leased; what exceeds them waits in the work table, and is no attempt.
+    const CALLS_AT_ONCE: usize = 64;
 
     /// When to try again, and for how long. The default never stops trying.
     fn retry(&self) -> Retry {

@@ -14,8 +14,8 @@ use saga_core::{
     id::{EventId, ReactionId, SagaId},
     step::Direction,
     store::{
-        Changes, Conn, DiscardedRow, FailedAttempt, LedgerRow, Note, OutboxEntry, OutboxRow, Record, StartedRow, Store,
-        Tx, Which, WorkRow, WorkState,
+        Changes, Conn, DiscardedRow, Due, FailedAttempt, Lane, LedgerRow, Note, OutboxEntry, OutboxRow, Record,
+        StartedRow, Store, Tx, Which, WorkRow, WorkState,
     },
 };
 use sqlx::AssertSqlSafe;
@@ -149,7 +149,7 @@ on_every_store!(
     a_newer_database_is_refused,
     old_sagas_are_forgotten_whole,
     open_sagas_are_found_in_a_range,
-    deferred_work_is_woken_by_step_and_direction,
+    due_work_is_asked_for_by_lane,
 );
 
 fn saga(n: u128) -> SagaId {
@@ -550,10 +550,15 @@ async fn due_work_comes_in_order(bench: &Bench) {
     let row = |id, due_at| WorkRow { due_at, ..work_row(id, saga(id + 100)) };
     wait_for(&bench.store, vec![row(1, Some(30)), row(2, Some(10)), row(3, None), row(4, Some(20)), row(5, Some(31))])
         .await;
-    let pair = |id: u128| (ReactionId(Uuid::from_u128(id)), saga(id + 100));
-    assert_eq!(bench.store.work_due(30, 10).await.unwrap(), [pair(2), pair(4), pair(1)]);
-    assert_eq!(bench.store.work_due(30, 2).await.unwrap(), [pair(2), pair(4)]);
-    assert_eq!(bench.store.work_due(9, 2).await.unwrap(), []);
+    let due = async |now, room| {
+        let lane = Lane { step: "charge-customer", direction: Direction::Forward, room };
+        let due = bench.store.work_due(now, &[lane]).await.unwrap();
+        due.into_iter().map(|due| (due.id.0.as_u128(), due.saga)).collect::<Vec<_>>()
+    };
+    let pair = |id: u128| (id, saga(id + 100));
+    assert_eq!(due(30, 10).await, [pair(2), pair(4), pair(1)]);
+    assert_eq!(due(30, 2).await, [pair(2), pair(4)]);
+    assert_eq!(due(9, 2).await, []);
     assert_eq!(bench.store.work_next_due().await.unwrap(), Some(10));
 }
 
@@ -860,29 +865,35 @@ async fn open_sagas_are_found_in_a_range(bench: &Bench) {
     assert_eq!(store.open_sagas("place", before, started_at(999, 7), 2).await.unwrap(), [before, open]);
 }
 
-async fn deferred_work_is_woken_by_step_and_direction(bench: &Bench) {
+/// What a step cannot take is not read: however much of it there is, the others have their turn.
+async fn due_work_is_asked_for_by_lane(bench: &Bench) {
     let store = &bench.store;
-    let row = |id, due_at| WorkRow { due_at, counted_from: 9_000, ..work_row(id, saga(id)) };
+    let row = |id, due_at| WorkRow { due_at: Some(due_at), ..work_row(id, saga(id)) };
     wait_for(
         store,
         vec![
-            row(1, Some(9_000)),
-            WorkRow { counted_from: 40, ..row(8, Some(9_000)) }, // waits by its own policy
-            row(2, Some(10)),                                    // due before
-            row(3, None),
-            WorkRow { step: "other".to_owned(), ..row(4, Some(9_000)) },
-            WorkRow { direction: Direction::Compensation, ..row(5, Some(9_000)) },
-            WorkRow { state: WorkState::Calling, ..row(6, Some(9_000)) },
-            row(7, Some(9_000)),
+            row(1, 10),
+            row(2, 11),
+            row(3, 12),
+            row(4, 51),
+            WorkRow { step: "other".to_owned(), ..row(5, 40) },
+            WorkRow { direction: Direction::Compensation, ..row(6, 20) },
+            WorkRow { step: "of-another-version".to_owned(), ..row(7, 9) },
+            WorkRow { state: WorkState::Calling, step: "other".to_owned(), ..row(8, 30) },
         ],
     )
     .await;
-    assert_eq!(store.work_wake("charge-customer", Direction::Forward, 50, 1).await.unwrap(), 1);
-    assert_eq!(store.work_wake("charge-customer", Direction::Forward, 50, 10).await.unwrap(), 1);
-    let due = store.work_due(50, 10).await.unwrap();
-    let mut due: Vec<_> = due.into_iter().map(|(id, _)| id.0.as_u128()).collect();
-    due.sort_unstable();
-    assert_eq!(due, [1, 2, 7]);
+    let lane = |step, direction, room| Lane { step, direction, room };
+    let asked = [
+        lane("charge-customer", Direction::Compensation, 9),
+        lane("charge-customer", Direction::Forward, 2),
+        lane("other", Direction::Forward, 9),
+    ];
+    let ids = |due: Vec<Due>| due.into_iter().map(|due| (due.id.0.as_u128(), due.lane)).collect::<Vec<_>>();
+    let due = ids(store.work_due(50, &asked).await.unwrap());
+    assert_eq!(due, [(1, 1), (6, 0), (8, 2), (2, 1), (5, 2)], "the first of each lane comes before the second of any");
+    assert_eq!(ids(store.work_due(50, &asked[2..]).await.unwrap()), [(8, 0), (5, 0)]);
+    assert_eq!(store.work_due(50, &[]).await.unwrap(), []);
     let counts = store.work_counts().await.unwrap();
     assert_eq!(counts, [(WorkState::Calling, 1), (WorkState::Deferred, 7)]);
 }

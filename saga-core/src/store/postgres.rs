@@ -12,13 +12,13 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    Changes, DiscardedRow, LedgerRow, OutboxEntry, OutboxRow, Place, StartedRow, State, Which, WorkRow, WorkState,
+    Changes, DiscardedRow, Due, Lane, LedgerRow, OutboxEntry, OutboxRow, Place, StartedRow, State, Which, WorkRow,
+    WorkState,
     schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, OutboxEntryCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
     id::{ReactionId, SagaId},
-    step::Direction,
 };
 
 /// Outbox and work rows are deleted soon after they were written: a share of a table that is usually empty is no threshold, so
@@ -48,7 +48,7 @@ const MIGRATIONS: Migrations = &[(
         since bigint NOT NULL, reason text NOT NULL, blocks boolean NOT NULL, counted bigint NOT NULL,
         counted_from bigint NOT NULL
     ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-    CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX {p}_work_due_at ON {p}_work (step, direction, due_at, id) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
     CREATE TABLE {p}_started (
         caller text NOT NULL, key text NOT NULL, fingerprint bytea NOT NULL, saga uuid NOT NULL, answer text NOT NULL,
@@ -139,7 +139,6 @@ struct Statements {
     work_rows: Arc<str>,
     work_upsert: Arc<str>,
     work_delete: Arc<str>,
-    work_wake: Arc<str>,
     release_leases: Arc<str>,
     ledger: Arc<str>,
     ledger_of: Arc<str>,
@@ -205,7 +204,10 @@ impl Statements {
                 "UPDATE {p}_outbox SET refused = NULL, claimed_until = 0 WHERE id = ANY($1::uuid[]) AND refused IS NOT NULL",
             ),
             outbox_insert: sql(&format!("INSERT INTO {{p}}_outbox ({outbox}) SELECT * FROM unnest({outbox_arrays})")),
-            work_due: sql("SELECT id, saga FROM {p}_work WHERE due_at <= $1 ORDER BY due_at, id LIMIT $2"),
+            work_due: sql("SELECT w.id, w.saga, w.due_at, l.lane FROM unnest($2::text[], $3::text[], $4::bigint[]) \
+                 WITH ORDINALITY AS l (step, direction, room, lane) CROSS JOIN LATERAL \
+                 (SELECT id, saga, due_at FROM {p}_work WHERE step = l.step AND direction = l.direction AND due_at <= $1 \
+                  ORDER BY due_at, id LIMIT l.room) AS w ORDER BY l.lane, w.due_at, w.id"),
             work_next_due: sql("SELECT min(due_at) FROM {p}_work WHERE due_at IS NOT NULL"),
             work: sql(&format!("SELECT {work} FROM {{p}}_work ORDER BY saga, seq, id LIMIT $1")),
             work_row: sql(&format!("SELECT {work} FROM {{p}}_work WHERE id = $1")),
@@ -248,11 +250,6 @@ impl Statements {
                  ORDER BY l.saga",
             ),
             work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
-            // A row that a transaction is at work on need not be woken, and waiting for it could end in a deadlock.
-            work_wake: sql(
-                "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
-                 AND state = 'deferred' AND due_at > $3 AND counted_from > $3 LIMIT $4 FOR UPDATE SKIP LOCKED)",
-            ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
             ),
@@ -294,25 +291,35 @@ fn safe(sql: &Arc<str>) -> AssertSqlSafe<Arc<str>> {
     AssertSqlSafe(Arc::clone(sql))
 }
 
+async fn connect(options: PgConnectOptions) -> Result<PgPool, Error> {
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .before_acquire(|conn, meta| {
+            Box::pin(async move {
+                if meta.idle_for > RESTED {
+                    conn.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_with(options)
+        .await
+        .map_err(Error::database("connecting"))
+}
+
 impl Postgres {
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url).map_err(Error::database("reading its URL"))?.options(SETTINGS);
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE)
-            .test_before_acquire(false)
-            .before_acquire(|conn, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > RESTED {
-                        conn.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_with(options)
-            .await
-            .map_err(Error::database("connecting"))?;
+        let pool = connect(options).await?;
         Ok(Self { pool, sql: Arc::new(Statements::new(&prefix)), prefix: prefix.into() })
+    }
+
+    /// The same tables over another pool.
+    pub(super) async fn apart(&self) -> Result<Self, Error> {
+        let pool = connect((*self.pool.connect_options()).clone()).await?;
+        Ok(Self { pool, sql: Arc::clone(&self.sql), prefix: Arc::clone(&self.prefix) })
     }
 
     pub(super) async fn migrate(&self) -> Result<(), Error> {
@@ -462,14 +469,22 @@ impl Postgres {
         Ok(())
     }
 
-    pub(super) async fn work_due(&self, now: i64, limit: u32) -> Result<Vec<(ReactionId, SagaId)>, Error> {
-        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(safe(&self.sql.work_due))
+    pub(super) async fn work_due(&self, now: i64, lanes: &[Lane<'_>]) -> Result<Vec<Due>, Error> {
+        let rows: Vec<(Uuid, Uuid, i64, i64)> = sqlx::query_as(safe(&self.sql.work_due))
             .bind(now)
-            .bind(i64::from(limit))
+            .bind(lanes.iter().map(|lane| lane.step).collect::<Vec<_>>())
+            .bind(lanes.iter().map(|lane| lane.direction.as_str()).collect::<Vec<_>>())
+            .bind(lanes.iter().map(|lane| i64::from(lane.room)).collect::<Vec<_>>())
             .fetch_all(&self.pool)
             .await
             .map_err(Error::database("looking for due work"))?;
-        Ok(rows.into_iter().map(|(id, saga)| (ReactionId(id), SagaId(saga))).collect())
+        let due = |(id, saga, due_at, lane): (Uuid, Uuid, i64, i64)| Due {
+            id: ReactionId(id),
+            saga: SagaId(saga),
+            due_at,
+            lane: usize::try_from(lane - 1).unwrap_or(0), // ordinality counts from 1
+        };
+        Ok(rows.into_iter().map(due).collect())
     }
 
     pub(super) async fn work_next_due(&self) -> Result<Option<i64>, Error> {
@@ -571,18 +586,6 @@ impl Postgres {
             .await
             .map_err(Error::database("counting work"))?;
         schema::counts(counts)
-    }
-
-    pub(super) async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
-        let woken = sqlx::query(safe(&self.sql.work_wake))
-            .bind(step)
-            .bind(direction.as_str())
-            .bind(now)
-            .bind(i64::from(limit))
-            .execute(&self.pool)
-            .await
-            .map_err(Error::database("waking deferred work"))?;
-        Ok(woken.rows_affected())
     }
 
     pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {

@@ -22,13 +22,13 @@ use sqlx::{
 use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{
-    Changes, DiscardedRow, LedgerRow, OutboxEntry, OutboxRow, Place, StartedRow, State, Which, WorkRow, WorkState,
+    Changes, DiscardedRow, Due, Lane, LedgerRow, OutboxEntry, OutboxRow, Place, StartedRow, State, Which, WorkRow,
+    WorkState,
     schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, OutboxEntryCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
     id::{ReactionId, SagaId},
-    step::Direction,
 };
 
 const MIGRATIONS: Migrations = &[(
@@ -56,7 +56,7 @@ const MIGRATIONS: Migrations = &[(
         since INTEGER NOT NULL, reason TEXT NOT NULL, blocks INTEGER NOT NULL, counted INTEGER NOT NULL,
         counted_from INTEGER NOT NULL
     ) STRICT;
-    CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX {p}_work_due_at ON {p}_work (step, direction, due_at, id) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
     CREATE TABLE {p}_started (
         caller TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, saga TEXT NOT NULL, answer TEXT NOT NULL,
@@ -170,7 +170,6 @@ struct Statements {
     work_rows: Arc<str>,
     work_upsert: Bulk,
     work_delete: Arc<str>,
-    work_wake: Arc<str>,
     release_leases: Arc<str>,
     ledger: Arc<str>,
     ledger_of: Arc<str>,
@@ -230,7 +229,9 @@ impl Statements {
                 schema::OUTBOX.len(),
                 &format!("INSERT INTO {{p}}_outbox ({outbox}) VALUES {{rows}}"),
             ),
-            work_due: sql("SELECT id, saga FROM {p}_work WHERE due_at <= $1 ORDER BY due_at, id LIMIT $2"),
+            work_due: sql(
+                "SELECT id, saga, due_at FROM {p}_work WHERE step = $1 AND direction = $2 AND due_at <= $3 ORDER BY due_at, id LIMIT $4",
+            ),
             work_next_due: sql("SELECT min(due_at) FROM {p}_work WHERE due_at IS NOT NULL"),
             work: sql(&format!("SELECT {work} FROM {{p}}_work ORDER BY saga, seq, id LIMIT $1")),
             work_row: sql(&format!("SELECT {work} FROM {{p}}_work WHERE id = $1")),
@@ -275,10 +276,6 @@ impl Statements {
                  ORDER BY l.saga",
             ),
             work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
-            work_wake: sql(
-                "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
-                 AND state = 'deferred' AND due_at > $3 AND counted_from > $3 LIMIT $4)",
-            ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
             ),
@@ -508,14 +505,26 @@ impl Sqlite {
         Ok(())
     }
 
-    pub(super) async fn work_due(&self, now: i64, limit: u32) -> Result<Vec<(ReactionId, SagaId)>, Error> {
-        let rows: Vec<(Hyphenated, Hyphenated)> = sqlx::query_as(safe(&self.sql.work_due))
-            .bind(now)
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(Error::database("looking for due work"))?;
-        Ok(rows.into_iter().map(|(id, saga)| (ReactionId(id.into()), SagaId(saga.into()))).collect())
+    pub(super) async fn work_due(&self, now: i64, lanes: &[Lane<'_>]) -> Result<Vec<Due>, Error> {
+        let mut due = Vec::new();
+        for (lane, asked) in lanes.iter().enumerate() {
+            let rows: Vec<(Hyphenated, Hyphenated, i64)> = sqlx::query_as(safe(&self.sql.work_due))
+                .bind(asked.step)
+                .bind(asked.direction.as_str())
+                .bind(now)
+                .bind(i64::from(asked.room))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(Error::database("looking for due work"))?;
+            let found = |(id, saga, due_at): (Hyphenated, Hyphenated, i64)| Due {
+                id: ReactionId(id.into()),
+                saga: SagaId(saga.into()),
+                due_at,
+                lane,
+            };
+            due.extend(rows.into_iter().map(found));
+        }
+        Ok(due)
     }
 
     pub(super) async fn work_next_due(&self) -> Result<Option<i64>, Error> {
@@ -617,18 +626,6 @@ impl Sqlite {
             .await
             .map_err(Error::database("counting work"))?;
         schema::counts(counts)
-    }
-
-    pub(super) async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
-        let woken = sqlx::query(safe(&self.sql.work_wake))
-            .bind(step)
-            .bind(direction.as_str())
-            .bind(now)
-            .bind(i64::from(limit))
-            .execute(&self.writer)
-            .await
-            .map_err(Error::database("waking deferred work"))?;
-        Ok(woken.rows_affected())
     }
 
     pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {
