@@ -8,6 +8,7 @@ mod events;
 mod noes;
 mod paths;
 mod runs;
+mod twice;
 
 use crate::{finding::Finding, flow::Flow};
 

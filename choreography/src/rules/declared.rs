@@ -87,6 +87,24 @@ fn ill_declared(manifest: &Manifest, found: &mut Vec<Finding>) {
                 format!("rename one of the two steps {label}"),
             );
         }
+        if step.formerly.contains(&step.step) {
+            ill(
+                format!("{label} names {} in `FORMERLY`, which it is already called", step.step),
+                format!("take {} out of `FORMERLY` of {label}", step.step),
+            );
+        }
+        let called = |one: &DeclaredStep| one.formerly.iter().chain([&one.step]).cloned().collect::<Vec<_>>();
+        let own = called(step);
+        let shared = |other: &DeclaredStep| {
+            let both = called(other).into_iter().find(|name| own.contains(name));
+            both.filter(|_| other.step != step.step).map(|both| (other.step.clone(), both))
+        };
+        if let Some((other, both)) = manifest.steps[..i].iter().find_map(shared) {
+            ill(
+                format!("{other} and {label} both are or were called {both}; a ledger row belongs to one step"),
+                format!("take {both} out of `FORMERLY` of one of {other} and {label}"),
+            );
+        }
         if let Some(both) = step.on.iter().find(|on| step.compensated_on.contains(on)) {
             let event = short(both);
             ill(

@@ -1,4 +1,4 @@
-//! What becomes of a saga after one no, and nothing else goes wrong: SG007, SG009, SG010, SG011, SG013, SG014, SG018, SG019.
+//! What becomes of a saga after one no, and nothing else goes wrong: SG007, SG009, SG010, SG011, SG013, SG019.
 //!
 //! A run is fixed as far as the rule needs it: the way to one step, what that step says, and other steps that can be done in the
 //! same run ([`Tree`]). Against it stands everything that may follow ([`Reached`]). What can be done, and cannot be taken back by
@@ -6,7 +6,10 @@
 
 use saga_core::{event::Ending, participant::StepKind};
 
-use super::runs::{self, Reached, Tree};
+use super::{
+    runs::{self, Reached, Tree},
+    twice,
+};
 use crate::{
     finding::{Code, Finding},
     flow::{Arrow, EventId, Flow, Node, StepId},
@@ -24,8 +27,7 @@ pub(super) fn findings(flow: &Flow<'_>) -> Vec<Finding> {
         for case in cases(flow, &tree, start) {
             found.extend(case.judge(flow, &tree, start));
         }
-        found.extend(second_triggers(flow, &tree));
-        found.extend(second_endings(flow, &tree));
+        found.extend(twice::findings(flow, &tree));
     }
     found
 }
@@ -66,32 +68,46 @@ fn cases(flow: &Flow<'_>, tree: &Tree, start: StepId) -> Vec<Case> {
 }
 
 impl Case {
-    /// At least everything that may happen in the run.
-    fn may_happen(self, flow: &Flow<'_>, tree: &Tree, start: StepId) -> Reached {
-        let mut noes = tree.noes(flow, self.step);
+    /// At least everything that may happen in the run, in which the gate `passed` is done.
+    fn may_happen(self, flow: &Flow<'_>, tree: &Tree, start: StepId, passed: Option<StepId>) -> Reached {
+        let mut noes = tree.noes(self.step).to_vec();
         match self.says {
             Says::Done(_) => {}
             Says::No(event) => noes.push(event),
             Says::Shut(_, event) => noes = vec![event],
         }
+        // Who has spoken on the way says nothing else.
+        let mut spoken: Vec<Option<EventId>> = vec![None; flow.steps.len()];
+        if !matches!(self.says, Says::Shut(..)) {
+            for (step, event) in tree.sayings(self.step) {
+                spoken[step.0] = Some(event);
+            }
+        }
         let said: Vec<Node> = noes.iter().map(|event| Node::Event(*event)).collect();
         // What joined steps would say together is not said where one of them is never come to, which may keep another from it.
         let mut silent = vec![false; flow.steps.len()];
         loop {
-            let speaks = |from: Node, arrow: Arrow| match from {
-                Node::Forward(step) => step != self.step && (arrow != Arrow::Emits || !silent[step.0]),
+            let speaks = |from: Node, arrow: Arrow, to: Node| match from {
+                Node::Forward(step) => {
+                    let otherwise = spoken[step.0].is_some_and(|said| to != Node::Event(said));
+                    step != self.step && !otherwise && (arrow != Arrow::Emits || !silent[step.0])
+                }
+                // Nothing shuts a gate that has passed.
+                Node::Compensation(step) if flow.step(step).declared.kind == StepKind::Gate => {
+                    passed != Some(step) && (matches!(self.says, Says::Shut(..)) || !tree.passes(self.step, step))
+                }
                 _ => true,
             };
-            let after = Reached::from(flow, &said, |from, arrow, _| speaks(from, arrow));
+            let after = Reached::from(flow, &said, speaks);
             let allowed = |from: Node, arrow: Arrow, to: Node| match (from, arrow, to) {
                 (Node::Forward(step), _, Node::Event(event)) if step == self.step => match self.says {
                     Says::Done(said) | Says::No(said) => said == event,
                     Says::Shut(..) => false,
                 },
-                (Node::Forward(step), Arrow::Rejects, Node::Event(event)) => {
+                (Node::Forward(step), Arrow::Rejects, Node::Event(event)) if spoken[step.0].is_none() => {
                     noes.contains(&event) || after.has(flow, Node::Forward(step))
                 }
-                _ => speaks(from, arrow),
+                _ => speaks(from, arrow, to),
             };
             let mut all = Reached::from(flow, &[Node::Forward(start)], allowed);
             all.add(&after);
@@ -108,15 +124,12 @@ impl Case {
     }
 
     fn judge(self, flow: &Flow<'_>, tree: &Tree, start: StepId) -> Vec<Finding> {
-        let may = self.may_happen(flow, tree, start);
-        let ends = |ending: Ending| {
-            flow.event_ids().any(|event| flow.event(event).ending() == Some(ending) && may.event(flow, event))
-        };
-        match (ends(Ending::Completed), ends(Ending::Cancelled)) {
+        let may = self.may_happen(flow, tree, start, None);
+        match (ends(flow, &may, Ending::Completed), ends(flow, &may, Ending::Cancelled)) {
             (false, false) => vec![self.no_ending(flow, tree)],
             (false, true) => {
                 let mut found: Vec<Finding> =
-                    flow.step_ids().filter_map(|other| self.stays_done(flow, tree, &may, other)).collect();
+                    flow.step_ids().filter_map(|other| self.stays_done(flow, tree, start, &may, other)).collect();
                 found.extend(self.too_soon(flow, tree));
                 found
             }
@@ -158,29 +171,38 @@ impl Case {
         if other == self.step || tree.way(other).is_empty() || tree.passes(other, self.step) {
             return false;
         }
-        let noes = tree.noes(flow, other);
+        let noes = tree.noes(other);
         match self.says {
             Says::Shut(..) => noes.is_empty(),
             Says::Done(said) | Says::No(said) => {
-                let own = tree.noes(flow, self.step);
+                let own = tree.noes(self.step);
                 noes.iter().all(|no| own.contains(no)) && tree.together(flow, (other, None), (self.step, Some(said)))
             }
         }
     }
 
     /// The saga is cancelled, and `other` stays done.
-    fn stays_done(self, flow: &Flow<'_>, tree: &Tree, may: &Reached, other: StepId) -> Option<Finding> {
+    fn stays_done(self, flow: &Flow<'_>, tree: &Tree, start: StepId, may: &Reached, other: StepId) -> Option<Finding> {
         let step = flow.step(other);
         let kind = step.declared.kind;
         let gate = kind == StepKind::Gate;
         let kept = gate || step.compensated_on.is_empty();
         let counts = if kept {
-            let speaks = !step.emits.is_empty() && step.joins.is_empty();
+            // Whoever cancels need not be taken back.
+            let cancels = |event: &EventId| {
+                let event = flow.event(*event);
+                event.ending() == Some(Ending::Cancelled) || !event.compensates.is_empty()
+            };
+            let speaks = !step.emits.is_empty() && step.joins.is_empty() && !step.emits.iter().any(cancels);
             gate || (matches!(kind, StepKind::Local | StepKind::External) && speaks)
         } else {
             kind != StepKind::Request && !may.has(flow, Node::Compensation(other))
         };
         if !counts || !self.done_too(flow, tree, other) {
+            return None;
+        }
+        // What a gate says when it is shut it does not say in this run.
+        if gate && !ends(flow, &self.may_happen(flow, tree, start, Some(other)), Ending::Cancelled) {
             return None;
         }
         let (label, told) = (step.label(), self.told(flow));
@@ -263,14 +285,19 @@ impl Case {
                 continue;
             }
             let way = back.way(flow, Node::Compensation(first));
-            let built_on = |later: &StepId| {
-                compensatable(*later)
-                    && !way.contains(&Node::Compensation(*later))
-                    && tree.passes(*later, first)
-                    && tree.together(flow, (first, None), (*later, None))
-                    && self.done_too(flow, tree, *later)
+            let mut taken_back = vec![false; flow.steps.len()];
+            for node in &way {
+                if let Node::Compensation(step) = node {
+                    taken_back[step.0] = true;
+                }
+            }
+            let built_on = |later: &&StepId| {
+                compensatable(**later)
+                    && !taken_back[later.0]
+                    && tree.together(flow, (first, None), (**later, None))
+                    && self.done_too(flow, tree, **later)
             };
-            let Some(later) = flow.step_ids().find(built_on) else { continue };
+            let Some(later) = tree.after(first).iter().find(built_on).copied() else { continue };
             let (label, later_step) = (step.label(), flow.step(later));
             let message = format!(
                 "when {}, {label} can be taken back before {}, which was built on it",
@@ -293,6 +320,10 @@ impl Case {
         }
         found
     }
+}
+
+fn ends(flow: &Flow<'_>, may: &Reached, ending: Ending) -> bool {
+    flow.event_ids().any(|event| flow.event(event).ending() == Some(ending) && may.event(flow, event))
 }
 
 /// A saga that cannot end even when nobody says no.
@@ -322,82 +353,4 @@ fn never_ends(flow: &Flow<'_>, start: StepId) -> Option<Finding> {
         .unwrap_or_default();
     let finding = Finding::new(Code::NoEnding, step.participant, message, fix).step(&step.declared.step);
     Some(finding.path(runs::lines(flow, &farthest)))
-}
-
-/// Everybody who says an event by doing, and can be come to.
-fn said_by(flow: &Flow<'_>, event: EventId) -> Vec<StepId> {
-    let says = |step: &&StepId| {
-        let step = flow.step(**step);
-        step.emits.contains(&event) || step.rejects.contains(&event)
-    };
-    flow.event(event).published_by.iter().filter(says).copied().collect()
-}
-
-/// Two of several sayings that come in one run.
-fn both(flow: &Flow<'_>, tree: &Tree, sayings: &[(StepId, EventId)]) -> Option<[(StepId, EventId); 2]> {
-    for (i, one) in sayings.iter().enumerate() {
-        for other in &sayings[i + 1..] {
-            let (a, b) = ((one.0, Some(one.1)), (other.0, Some(other.1)));
-            // Joined steps speak once for all of them.
-            let joined = flow.step(one.0).joins.contains(&other.0);
-            if !joined && tree.together(flow, a, b) {
-                return Some([*one, *other]);
-            }
-        }
-    }
-    None
-}
-
-fn two_ways(flow: &Flow<'_>, tree: &Tree, both: [(StepId, EventId); 2]) -> Vec<String> {
-    let mut lines: Vec<String> = vec![];
-    for (step, event) in both {
-        let way: Vec<Node> = tree.way(step).iter().copied().chain([Node::Event(event)]).collect();
-        for line in runs::lines(flow, &way) {
-            if !lines.contains(&line) {
-                lines.push(line);
-            }
-        }
-    }
-    lines
-}
-
-fn second_triggers(flow: &Flow<'_>, tree: &Tree) -> Vec<Finding> {
-    let mut found = vec![];
-    for id in flow.step_ids().filter(|id| !flow.step(*id).declared.first_trigger_wins) {
-        let step = flow.step(id);
-        // What follows from the step itself comes too late to be its first trigger, and is a circle.
-        let sayings: Vec<_> = step
-            .on
-            .iter()
-            .flat_map(|event| said_by(flow, *event).into_iter().map(move |by| (by, *event)))
-            .filter(|(by, _)| *by != id && !tree.passes(*by, id))
-            .collect();
-        let Some(two) = both(flow, tree, &sayings) else { continue };
-        let (label, names) = (step.label(), two.map(|(by, event)| (flow.step(by).label(), flow.event(event).label())));
-        let message = format!(
-            "{label} can be triggered twice in one saga: by {} of {} and by {} of {}",
-            names[0].1, names[0].0, names[1].1, names[1].0
-        );
-        let fix = format!(
-            "join {} and {} where both must be done, or set `FIRST_TRIGGER_WINS` at {label} where the first one counts",
-            names[0].0, names[1].0
-        );
-        let finding = Finding::new(Code::SecondTrigger, step.participant, message, fix).step(&step.declared.step);
-        found.push(finding.path(two_ways(flow, tree, two)));
-    }
-    found
-}
-
-fn second_endings(flow: &Flow<'_>, tree: &Tree) -> Option<Finding> {
-    let endings = flow.event_ids().filter(|event| flow.event(*event).ending().is_some());
-    let sayings: Vec<_> =
-        endings.flat_map(|event| said_by(flow, event).into_iter().map(move |by| (by, event))).collect();
-    let two = both(flow, tree, &sayings)?;
-    let names = two.map(|(by, event)| (flow.step(by).label(), flow.event(event).label()));
-    let step = flow.step(two[1].0);
-    let message =
-        format!("a saga can end twice: by {} of {} and by {} of {}", names[0].1, names[0].0, names[1].1, names[1].0);
-    let fix = format!("let only one of {} and {} end the saga, after the other", names[0].0, names[1].0);
-    let finding = Finding::new(Code::TwoEndings, step.participant, message, fix).step(&step.declared.step);
-    Some(finding.path(two_ways(flow, tree, two)))
 }

@@ -42,10 +42,7 @@ impl Reached {
         let mut next: VecDeque<NodeIndex> = roots.iter().filter_map(|node| flow.index(*node)).collect();
         next.iter().for_each(|node| reached.seen[node.index()] = true);
         while let Some(at) = next.pop_front() {
-            // Edges come newest first; the declared order reads better.
-            let mut edges: Vec<_> = flow.graph.edges(at).collect();
-            edges.reverse();
-            for edge in edges {
+            for edge in flow.graph.edges(at) {
                 let to = edge.target();
                 if !reached.seen[to.index()] && allowed(flow.graph[at], *edge.weight(), flow.graph[to]) {
                     reached.seen[to.index()] = true;
@@ -98,9 +95,16 @@ pub(super) fn everything(flow: &Flow<'_>, start: StepId) -> Reached {
 /// Runs that can really be played: for each step the ways that lead to it, over what steps say when they are done, or as a no. A step
 /// is free to say any of its outcomes and deliveries to come in any order, so the steps of a way can be played one after the other.
 pub(super) struct Tree {
-    /// For each step one way to it, itself included, and behind that the ways to what joined steps on it wait for; empty when
-    /// nothing leads there.
-    ways: Vec<Vec<Vec<Node>>>,
+    /// For each step the shortest way to it, itself included; empty when nothing leads there.
+    ways: Vec<Vec<Node>>,
+    /// For each step those whose ways are gone, too: itself, and whatever joined steps on the way wait for.
+    needs: Vec<Vec<StepId>>,
+    /// For each step those that were heard before, on any of these ways.
+    before: Vec<Vec<bool>>,
+    /// For each step those on whose ways it is.
+    after: Vec<Vec<StepId>>,
+    /// For each step the noes on these ways.
+    noes: Vec<Vec<EventId>>,
 }
 
 impl Tree {
@@ -108,43 +112,77 @@ impl Tree {
         let forward =
             |from: Node, _, to: Node| !matches!((from, to), (Node::Compensation(_), _) | (_, Node::Compensation(_)));
         let reached = Reached::from(flow, &[Node::Forward(start)], forward);
-        let single = |id| reached.way(flow, Node::Forward(id));
-        let all = |id| {
-            let mut ways = vec![single(id)];
-            let mut at = 0;
-            while at < ways.len() {
+        let mut ways: Vec<Vec<Node>> = flow.step_ids().map(|id| reached.way(flow, Node::Forward(id))).collect();
+        let mut needs = vec![];
+        for id in flow.step_ids() {
+            let (mut all, mut at) = (vec![id], 0);
+            while let Some(step) = all.get(at) {
                 // The last step of a way has to be done, not to be heard.
-                let spoken = ways[at].len().saturating_sub(1);
-                for mate in ways[at][..spoken].iter().flat_map(|node| mates(flow, *node)).collect::<Vec<_>>() {
-                    let way = single(mate);
-                    if !ways.contains(&way) {
-                        ways.push(way);
+                let way = &ways[step.0];
+                let heard = &way[..way.len().saturating_sub(1)];
+                let more: Vec<StepId> = heard.iter().flat_map(|node| mates(flow, *node)).collect();
+                for mate in more {
+                    if !all.contains(&mate) {
+                        all.push(mate);
                     }
                 }
                 at += 1;
             }
-            if ways.iter().any(Vec::is_empty) { vec![] } else { ways }
-        };
-        Self { ways: flow.step_ids().map(all).collect() }
+            needs.push(all);
+        }
+        let lost: Vec<bool> = needs.iter().map(|all| all.iter().any(|step| ways[step.0].is_empty())).collect();
+        for (way, _) in ways.iter_mut().zip(lost).filter(|(_, lost)| *lost) {
+            way.clear();
+        }
+        let mut before = vec![vec![false; ways.len()]; ways.len()];
+        let mut noes = vec![vec![]; ways.len()];
+        for (id, needs) in needs.iter().enumerate() {
+            for way in needs.iter().map(|step| &ways[step.0]) {
+                for (i, node) in way.iter().enumerate() {
+                    if let Node::Forward(step) = node {
+                        before[id][step.0] = true;
+                        if let Some(Node::Event(event)) = way.get(i + 1)
+                            && !flow.step(*step).emits.contains(event)
+                            && !noes[id].contains(event)
+                        {
+                            noes[id].push(*event);
+                        }
+                    }
+                }
+            }
+        }
+        let later = |step: usize| flow.step_ids().filter(|id| id.0 != step && before[id.0][step]).collect();
+        let after = (0..ways.len()).map(later).collect();
+        Self { ways, needs, before, after, noes }
     }
 
     /// The way to a step, itself included; empty when there is none.
     pub(super) fn way(&self, step: StepId) -> &[Node] {
-        self.ways[step.0].first().map_or(&[], Vec::as_slice)
+        &self.ways[step.0]
     }
 
-    /// Whether a step can only be come to when another was done, as far as its way says.
+    /// Whether another step was heard on the way to a step.
     pub(super) fn passes(&self, step: StepId, through: StepId) -> bool {
-        step != through && self.ways[step.0].iter().flatten().any(|node| *node == Node::Forward(through))
+        step != through && self.before[step.0][through.0]
     }
 
-    /// The noes on the ways to a step.
-    pub(super) fn noes(&self, flow: &Flow<'_>, step: StepId) -> Vec<EventId> {
-        let no = |pair: &[Node]| match pair {
-            [Node::Forward(by), Node::Event(event)] if !flow.step(*by).emits.contains(event) => Some(*event),
+    /// The steps on whose ways a step is.
+    pub(super) fn after(&self, step: StepId) -> &[StepId] {
+        &self.after[step.0]
+    }
+
+    /// What the steps on the way to a step say.
+    pub(super) fn sayings(&self, step: StepId) -> Vec<(StepId, EventId)> {
+        let said = |pair: &[Node]| match pair {
+            [Node::Forward(step), Node::Event(event)] => Some((*step, *event)),
             _ => None,
         };
-        self.ways[step.0].iter().flat_map(|way| way.windows(2)).filter_map(no).collect()
+        self.needs[step.0].iter().flat_map(|need| self.ways[need.0].windows(2)).filter_map(said).collect()
+    }
+
+    /// The noes on the way to a step.
+    pub(super) fn noes(&self, step: StepId) -> &[EventId] {
+        &self.noes[step.0]
     }
 
     /// Whether, in one run, both steps can be come to and say their outcomes, or be done where none is named.
@@ -157,20 +195,57 @@ impl Tree {
         if one == other || self.way(one).is_empty() || self.way(other).is_empty() {
             return false;
         }
-        let (ours, theirs) = (self.said(flow, one, outcome), self.said(flow, other, other_outcome));
-        ours.iter().all(|one| theirs.iter().all(|other| compatible(flow, one, other)))
+        let ours = self.said(flow, one, outcome);
+        let theirs = self.said(flow, other, other_outcome);
+        ours.iter().all(|one| theirs.iter().all(|other| one.goes_with(flow, other)))
     }
 
-    /// The ways to a step, with what it says at the end of the first, and with those that it waits for to say so.
-    fn said(&self, flow: &Flow<'_>, step: StepId, outcome: Option<EventId>) -> Vec<Vec<Node>> {
-        let mut ways = self.ways[step.0].clone();
-        if let (Some(outcome), Some(way)) = (outcome, ways.first_mut()) {
-            way.push(Node::Event(outcome));
-            if flow.step(step).emits.contains(&outcome) {
-                ways.extend(mates(flow, Node::Forward(step)).flat_map(|mate| self.ways[mate.0].clone()));
-            }
+    /// The ways to a step, with what it says at the end of its own, and those of the steps that it waits for to say so.
+    fn said(&self, flow: &Flow<'_>, step: StepId, outcome: Option<EventId>) -> Vec<Way<'_>> {
+        let way = |of: &StepId| {
+            let says = outcome.filter(|_| *of == step).map(Node::Event);
+            Way { nodes: &self.ways[of.0], says }
+        };
+        let mut ways: Vec<Way<'_>> = self.needs[step.0].iter().map(way).collect();
+        if outcome.is_some_and(|outcome| flow.step(step).emits.contains(&outcome)) {
+            ways.extend(mates(flow, Node::Forward(step)).flat_map(|mate| &self.needs[mate.0]).map(way));
         }
         ways
+    }
+}
+
+/// A way with what its last step says, if that matters.
+struct Way<'t> {
+    nodes: &'t [Node],
+    says: Option<Node>,
+}
+
+impl Way<'_> {
+    fn get(&self, place: usize) -> Option<Node> {
+        self.nodes.get(place).copied().or(self.says.filter(|_| place == self.nodes.len()))
+    }
+
+    /// Whether both can be gone in one run.
+    fn goes_with(&self, flow: &Flow<'_>, other: &Way<'_>) -> bool {
+        // Both are branches of one tree: where they have a node in common, they have all before it.
+        let (mut common, mut apart) = (0, self.nodes.len().min(other.nodes.len()));
+        while common < apart {
+            let middle = (common + apart) / 2;
+            if self.nodes[middle] == other.nodes[middle] { common = middle + 1 } else { apart = middle }
+        }
+        if self.get(common).is_some() && self.get(common) == other.get(common) {
+            common += 1;
+        }
+        let last = common.checked_sub(1).and_then(|last| self.get(last));
+        match (last, self.get(common), other.get(common)) {
+            // Two that hear one event go their ways, both.
+            (Some(Node::Event(_)), ..) | (_, None, None) => true,
+            // One goes on where the other ends, with that step done: by something that is said when done.
+            (Some(Node::Forward(step)), Some(Node::Event(next)), None)
+            | (Some(Node::Forward(step)), None, Some(Node::Event(next))) => flow.step(step).emits.contains(&next),
+            // A step says one thing only.
+            _ => false,
+        }
     }
 }
 
@@ -178,20 +253,6 @@ impl Tree {
 fn mates<'f>(flow: &'f Flow<'_>, node: Node) -> impl Iterator<Item = StepId> + 'f {
     let step = if let Node::Forward(step) = node { Some(step) } else { None };
     step.into_iter().flat_map(|step| flow.step(step).joins.iter().copied())
-}
-
-/// Whether two ways can be gone in one run. Both begin at the start.
-fn compatible(flow: &Flow<'_>, one: &[Node], other: &[Node]) -> bool {
-    let common = one.iter().zip(other).take_while(|(one, other)| one == other).count();
-    let last = common.checked_sub(1).map(|last| one[last]);
-    match (last, one.get(common).or(other.get(common)), common == one.len() || common == other.len()) {
-        // Two that hear one event go their ways, both.
-        (Some(Node::Event(_)), ..) | (_, None, _) => true,
-        // One goes on where the other ends, with that step done: by something that is said when done.
-        (Some(Node::Forward(step)), Some(Node::Event(next)), true) => flow.step(step).emits.contains(next),
-        // A step says one thing only.
-        _ => false,
-    }
 }
 
 /// Every node with its place.
