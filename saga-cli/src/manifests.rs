@@ -40,18 +40,24 @@ pub(crate) struct Manifests {
 impl Manifests {
     /// Reads them all, files first, in the order in which they are named. Errors name the file and what to do.
     pub(crate) async fn read(&self) -> anyhow::Result<Choreography> {
+        let sourced = self.sourced().await?;
+        Ok(Choreography::from(sourced.into_iter().map(|(_, manifest)| manifest).collect::<Vec<_>>()))
+    }
+
+    /// The same, each with the file or the program that it is from.
+    pub(crate) async fn sourced(&self) -> anyhow::Result<Vec<(PathBuf, Manifest)>> {
         ensure!(
             !self.files.is_empty() || !self.bin.is_empty(),
             "which manifests? Name files, each what SERVICE describe --json printed, or --bin PROGRAM for each service"
         );
         let mut manifests = Vec::new();
         for path in &self.files {
-            manifests.extend(file(path).await?);
+            manifests.extend(file(path).await?.into_iter().map(|manifest| (path.clone(), manifest)));
         }
         for program in &self.bin {
-            manifests.extend(program_says(program).await?);
+            manifests.extend(program_says(program).await?.into_iter().map(|manifest| (program.clone(), manifest)));
         }
-        Ok(Choreography::from(manifests))
+        Ok(manifests)
     }
 }
 

@@ -10,12 +10,13 @@ use saga_core::{
     envelope::event_type,
     id::ReactionId,
     redrive::{is_reaction, re_emit, redrive},
-    store::{WorkRow, WorkState},
+    store::{OutboxEntry, WorkRow, WorkState},
 };
 
 use crate::{
     confirm::confirm,
     database::{Databases, Participant},
+    outbox::{Entries, header},
     selection::{Selection, reaction},
     show::find,
     text::{count, plain},
@@ -41,14 +42,18 @@ Ctrl-C stops between two of them.
 With --re-emit, for a saga that went silent although nothing of it waits (a topic was deleted, a
 consumer was away for longer than the topic keeps): what its steps emitted is published again from
 the ledger, under the same event ids, so that whoever heard it before absorbs it. Name every
-participant of the saga, since each ledger has its own events only.";
+participant of the saga, since each ledger has its own events only.
+
+With --outbox, for events that the broker refused (saga outbox lists them), when it would take them
+now: the participant publishes them within seconds. One that is refused again is listed again.";
 
 const EXAMPLES: &str = "\
 Examples:
   saga redrive --step charge-customer --error 'connection refused' --dry-run
   saga redrive --reaction 0f9b6c0e-59f5-5c5e-b1b5-0d3f8f1f2a55
   saga redrive --all --yes
-  saga redrive --saga 019ab1c2-0000-7000-8000-000000000007 --re-emit";
+  saga redrive --saga 019ab1c2-0000-7000-8000-000000000007 --re-emit
+  saga redrive --outbox --all --dry-run";
 
 /// See [`LONG`].
 #[derive(Debug, Args)]
@@ -60,7 +65,7 @@ pub(crate) struct RedriveCommand {
     /// Only this row; may be repeated
     #[arg(long, value_name = "ID", value_parser = reaction, conflicts_with_all = ["saga", "step", "error", "older_than", "all"])]
     reaction: Vec<ReactionId>,
-    /// Every stuck row
+    /// Every stuck row, or every refused event
     #[arg(long, conflicts_with_all = ["saga", "step", "error", "older_than"])]
     all: bool,
     /// The deferred rows, too, which would be tried again later by themselves
@@ -69,6 +74,9 @@ pub(crate) struct RedriveCommand {
     /// Publish again what the saga's steps emitted
     #[arg(long, requires = "saga", conflicts_with_all = ["step", "error", "older_than", "reaction", "all", "deferred"])]
     re_emit: bool,
+    /// Instead of reactions, the events that the broker refused, as `saga outbox` lists them
+    #[arg(long, conflicts_with_all = ["step", "reaction", "deferred", "re_emit"])]
+    outbox: bool,
     /// Rows per transaction
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
     batch: u32,
@@ -85,6 +93,8 @@ impl RedriveCommand {
         let participants = databases.open().await?;
         if self.re_emit {
             self.re_emit(&participants).await?;
+        } else if self.outbox {
+            self.redrive_outbox(&participants).await?;
         } else if self.reaction.is_empty() {
             return self.redrive_selected(&participants).await;
         } else {
@@ -218,6 +228,44 @@ impl RedriveCommand {
         Ok(())
     }
 
+    async fn redrive_outbox(&self, participants: &[Participant]) -> anyhow::Result<()> {
+        let clock = Clock::system();
+        let mut groups = Groups::default();
+        // What was counted and agreed to is what is redriven, whatever is refused meanwhile.
+        let mut batches = Vec::new();
+        for participant in participants {
+            let mut entries = Entries::new(&self.selection, false, &participant.store, &clock);
+            loop {
+                let page = entries.next(self.batch as usize).await?;
+                if page.is_empty() {
+                    break;
+                }
+                page.iter().for_each(|entry| groups.add_event(participant, entry));
+                batches.push((participant, page.iter().map(|entry| entry.row.id).collect::<Vec<_>>()));
+            }
+        }
+        groups.print();
+        let events = count(groups.rows, "event");
+        if groups.rows == 0 {
+            println!("nothing to redrive: no event that passes is refused");
+            return Ok(());
+        }
+        if self.dry_run {
+            println!("{events} would be published; nothing was changed");
+            return Ok(());
+        }
+        confirm(&format!("Publish {events}?"), self.yes)?;
+        let mut done = 0;
+        for (participant, rows) in batches {
+            done += participant.store.outbox_retry(&rows).await?;
+        }
+        let done = count(usize::try_from(done).unwrap_or(usize::MAX), "event");
+        println!(
+            "{done} redriven: the running participants publish them within seconds; saga outbox shows what is refused again"
+        );
+        Ok(())
+    }
+
     /// Says what would be done, and asks. `false` when there is nothing to do, or nothing is to be done.
     fn agreed(&self, groups: &Groups) -> anyhow::Result<bool> {
         groups.print();
@@ -259,6 +307,20 @@ impl Groups {
         let why = plain(if row.reason.is_empty() { last } else { &row.reason }, 100);
         let event = event_type(&row.delivery).map(|name| plain(&name, 80)).unwrap_or_default();
         let line = format!("{}  {step}  {}  {event}  {}: {why}", participant.name, row.direction, row.state.as_str());
+        self.add_line(line);
+    }
+
+    fn add_event(&mut self, participant: &Participant, entry: &OutboxEntry) {
+        let event = plain(header(entry, "ce_type").unwrap_or("(no event)"), 80);
+        let why = plain(entry.refused.as_deref().unwrap_or_default(), 100);
+        self.add_line(format!(
+            "{}  {event}  on {}  refused: {why}",
+            participant.name,
+            plain(&entry.row.message.topic, 80)
+        ));
+    }
+
+    fn add_line(&mut self, line: String) {
         self.rows += 1;
         if self.alike.len() < GROUPS || self.alike.contains_key(&line) {
             *self.alike.entry(line).or_default() += 1;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The exit code of `--exit-code` when something is stuck; 1 is an error, and 2 a command line that could not be read.
-const STUCK: u8 = 3;
+pub(crate) const STUCK: u8 = 3;
 /// The widest column, in characters. The others are ids, names and times.
 const WHY: u16 = 56;
 /// How many rows of one saga are searched for the one that a parked row waits for.
@@ -219,7 +219,7 @@ impl WorkCommand {
             println!("nothing waits{}", if all { "" } else { " that passes these filters" });
         } else {
             println!("{}", table(&listed).trim_fmt());
-            self.tell_more(listed.len(), more);
+            tell_more(listed.len(), more);
         }
         Ok(if self.exit_code && stuck { ExitCode::from(STUCK) } else { ExitCode::SUCCESS })
     }
@@ -240,15 +240,16 @@ impl WorkCommand {
             println!("nothing was discarded");
         } else {
             println!("{}", discarded_table(&listed).trim_fmt());
-            self.tell_more(listed.len(), more);
+            tell_more(listed.len(), more);
         }
         Ok(ExitCode::SUCCESS)
     }
+}
 
-    fn tell_more(&self, shown: usize, more: bool) {
-        if more {
-            println!("{}, and there are more: --limit N shows them", count(shown, "row"));
-        }
+/// Says that the list is cut.
+pub(crate) fn tell_more(shown: usize, more: bool) {
+    if more {
+        println!("{}, and there are more: --limit N shows them", count(shown, "row"));
     }
 }
 
@@ -325,7 +326,7 @@ fn discarded_table(rows: &[(String, DiscardedRow)]) -> Table {
 }
 
 /// Wraps the last column: the one with other people's words.
-fn narrow(mut table: Table, last: usize) -> Table {
+pub(crate) fn narrow(mut table: Table, last: usize) -> Table {
     if let Some(column) = table.column_mut(last) {
         column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(WHY)));
     }

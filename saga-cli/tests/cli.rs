@@ -28,11 +28,14 @@ use serde_json::Value;
 
 macro_rules! event {
     ($name:ident, $type:literal) => {
+        event!($name, $type, "desk");
+    };
+    ($name:ident, $type:literal, $topic:literal) => {
         #[derive(Debug, Serialize, Deserialize, JsonSchema)]
         struct $name {}
         impl Event for $name {
             const TYPE: &'static str = $type;
-            const TOPIC: &'static str = "desk";
+            const TOPIC: &'static str = $topic;
         }
     };
 }
@@ -41,6 +44,8 @@ event!(Booked, "shop.desk.booked.v1");
 event!(Unbooked, "shop.desk.unbooked.v1");
 event!(Cancelled, "shop.desk.cancelled.v1");
 event!(Greeted, "shop.desk.greeted.v1");
+event!(Called, "shop.desk.called.v1");
+event!(Echoed, "shop.hall.echoed.v1", "hall");
 
 /// Gives up as long as its fault lasts.
 struct Book(Arc<AtomicBool>);
@@ -80,8 +85,24 @@ impl Local for Greet {
     }
 }
 
+/// Its event goes to a topic that nobody has created.
+struct Echo;
+impl Step for Echo {
+    const NAME: &'static str = "echo";
+    type On = Called;
+    type Emits = Echoed;
+    type Rejects = Never;
+    type CompensatedOn = Never;
+}
+impl Local for Echo {
+    async fn run(&self, _: Called, _: &mut StepContext<'_>) -> StepResult<Self> {
+        Ok(Echoed {})
+    }
+}
+
 /// A participant that runs on a file, beside the binary.
 struct Desk {
+    name: &'static str,
     broken: Arc<AtomicBool>,
     broker: MemoryBroker,
     store: Store,
@@ -101,13 +122,23 @@ impl Desk {
     async fn on(dir: tempfile::TempDir, url: String, name: &'static str) -> Self {
         let broker = MemoryBroker::new(&[("desk", 1)]);
         let broken = Arc::new(AtomicBool::new(true));
-        let cast = Participant::new(name).step(Book(broken.clone())).step(Greet);
         let store = Store::connect(&url, name).await.unwrap();
         store.migrate().await.unwrap();
+        let node = Self::node(name, &broken, &broker, &store, Clock::system());
+        Self { name, broken, broker, store, node, database: format!("{name}={url}"), dir }
+    }
+
+    fn node(name: &'static str, broken: &Arc<AtomicBool>, broker: &MemoryBroker, store: &Store, clock: Clock) -> Node {
+        let cast = Participant::new(name).step(Book(broken.clone())).step(Greet).step(Echo);
         let source = broker.source("desk", &cast.listens_to());
-        let node =
-            Node::observed(cast, store.clone(), source, broker.sink(), Arc::new(Unseen), Clock::system()).unwrap();
-        Self { broken, broker, store, node, database: format!("{name}={url}"), dir }
+        Node::observed(cast, store.clone(), source, broker.sink(), Arc::new(Unseen), clock).unwrap()
+    }
+
+    /// The participant publishes what is in the outbox, as it does when the rows are some seconds old.
+    async fn sweep(&mut self) -> usize {
+        let later = Clock::manual(Clock::system().now() + 10_000, 7);
+        self.node = Self::node(self.name, &self.broken, &self.broker, &self.store, later);
+        self.node.sweep().await.unwrap()
     }
 
     fn database(&self) -> String {
@@ -413,6 +444,74 @@ async fn a_silent_saga_says_again_what_it_said() {
 }
 
 #[tokio::test]
+async fn what_the_broker_refuses_is_listed_and_redriven() {
+    let mut desk = Desk::new().await;
+    assert_eq!(desk.prints(&["outbox", "--exit-code"]), "no event is refused\n");
+    assert_eq!(desk.prints(&["outbox", "--json"]), "[]\n");
+    let (saga, other) = (mint(), mint());
+    for saga in [saga, other] {
+        desk.send(saga, Called::TYPE, "c").await;
+    }
+    desk.broken.store(false, Ordering::SeqCst);
+    desk.send(saga, Asked::TYPE, "a").await;
+    desk.prints(&["redrive", "--saga", &saga.to_string(), "--re-emit", "--yes"]);
+
+    let text = desk.prints(&["outbox"]);
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["PARTICIPANT", "STATE", "EVENT", "SAGA", "WHY"]);
+    assert_eq!(words[1], ["topic", "bytes", "age", "event", "id"]);
+    let saga_text = saga.to_string();
+    let first = ["desk", "refused", "HallEchoed", &saga_text, "the", "topic", "hall", "does", "not", "exist"];
+    assert_eq!(words[2], first);
+    assert_eq!(words[3][..2], ["hall", "2"]);
+    assert_eq!(words.len(), 6, "{text}");
+
+    let listed = desk.json(&["outbox", "--json"]);
+    assert_eq!(listed[0]["participant"], "desk");
+    assert_eq!((&listed[0]["saga"], &listed[0]["topic"]), (&saga_text.as_str().into(), &"hall".into()));
+    assert_eq!((&listed[0]["event_type"], &listed[0]["state"]), (&Echoed::TYPE.into(), &"refused".into()));
+    assert_eq!(listed[0]["reason"], "the topic hall does not exist");
+    assert!(listed[0]["age_seconds"].is_i64() && listed[0]["event"].is_string(), "{listed}");
+
+    let count = |arguments: &[&str]| desk.json(&[&["outbox", "--json"], arguments].concat()).as_array().unwrap().len();
+    assert_eq!((count(&[]), count(&["--limit", "1"])), (2, 1));
+    assert_eq!((count(&["--saga", &saga_text]), count(&["--saga", &mint().to_string()])), (1, 0));
+    assert_eq!((count(&["--error", "HALL"]), count(&["--error", "large"]), count(&["--older-than", "10m"])), (2, 0, 0));
+    assert_eq!(count(&["--all"]), 4, "what was written for {saga} once more waits");
+    let waiting = desk.prints(&["outbox", "--all", "--saga", &saga_text]);
+    assert!(waiting.contains("waiting") && waiting.contains("tried by itself"), "{waiting}");
+    assert!(desk.prints(&["outbox", "--limit", "1"]).ends_with("1 row, and there are more: --limit N shows them\n"));
+    assert_eq!(desk.prints(&["outbox", "--error", "large"]), "no event is refused that passes these filters\n");
+    desk.run(3, &["outbox", "--exit-code"]);
+    desk.run(0, &["outbox", "--exit-code", "--error", "large"]);
+
+    // Nothing is done before the topic is there, and nothing that was not agreed to.
+    desk.run(2, &["redrive", "--outbox"]);
+    desk.run(2, &["redrive", "--outbox", "--step", "echo"]);
+    let dry = desk.prints(&["redrive", "--outbox", "--all", "--dry-run"]);
+    assert_eq!(
+        dry,
+        "     2  desk  shop.hall.echoed.v1  on hall  refused: the topic hall does not exist\n\
+         2 events would be published; nothing was changed\n"
+    );
+    assert!(desk.refuses(&["redrive", "--outbox", "--all"]).contains("--yes"));
+    let nothing = desk.prints(&["redrive", "--outbox", "--error", "large", "--yes"]);
+    assert_eq!(nothing, "nothing to redrive: no event that passes is refused\n");
+    assert_eq!((desk.json(&["outbox", "--json"]).as_array().unwrap().len(), desk.stuck().await), (2, 0));
+
+    // It is refused again as long as the fault is there, and only what was chosen is tried.
+    let done = desk.prints(&["redrive", "--outbox", "--saga", &saga_text, "--yes"]);
+    assert!(done.contains("1 event redriven: the running participants publish them within seconds"), "{done}");
+    assert_eq!(desk.json(&["outbox", "--json"])[0]["saga"], other.to_string());
+    assert_eq!(desk.sweep().await, 3);
+    assert_eq!(desk.json(&["outbox", "--json"]).as_array().unwrap().len(), 3, "what was said again is refused, too");
+    desk.broker.create_topic("hall", 1);
+    assert!(desk.prints(&["redrive", "--outbox", "--all", "--batch", "1", "--yes"]).contains("3 events redriven"));
+    assert_eq!(desk.sweep().await, 3);
+    assert_eq!((desk.store.outbox_len().await.unwrap(), desk.broker.messages("hall").len()), (0, 3));
+}
+
+#[tokio::test]
 async fn several_participants_are_named_and_mistakes_are_explained() {
     let mut desk = Desk::new().await;
     desk.send(mint(), Asked::TYPE, "a").await;
@@ -468,6 +567,11 @@ async fn the_same_on_postgresql() {
     assert_eq!(desk.json(&["work", "--discarded", "--json"])[0]["reaction"], id);
     desk.prints(&["redrive", "--saga", &saga.to_string(), "--re-emit", "--yes"]);
     assert_eq!(desk.store.outbox_len().await.unwrap(), 1);
+    desk.send(other, Called::TYPE, "c").await;
+    assert_eq!(desk.json(&["outbox", "--json"])[0]["saga"], other.to_string());
+    assert_eq!(desk.json(&["outbox", "--json", "--all"]).as_array().unwrap().len(), 2);
+    desk.prints(&["redrive", "--outbox", "--saga", &other.to_string(), "--yes"]);
+    assert_eq!(desk.prints(&["outbox"]), "no event is refused\n");
 
     let prefix = name.replace('-', "_");
     for table in ["ledger", "outbox", "work", "started", "discarded", "meta"] {
@@ -480,8 +584,12 @@ async fn the_same_on_postgresql() {
 
 #[test]
 fn help_says_when_to_use_it_and_what_it_will_not_do() {
-    for (command, said) in [("work", "changes nothing"), ("redrive", "will not touch"), ("discard", "will not decide")]
-    {
+    for (command, said) in [
+        ("work", "changes nothing"),
+        ("outbox", "changes nothing"),
+        ("redrive", "will not touch"),
+        ("discard", "will not decide"),
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_saga")).args([command, "--help"]).output().unwrap();
         let help = String::from_utf8(output.stdout).unwrap();
         let flat = help.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -77,6 +77,11 @@ impl Breakers {
         })
     }
 
+    /// How many reactions are worth asking: a probe, while everything fails; `None` for any number.
+    pub(crate) fn room(&self, step: usize, direction: Direction, now: i64) -> Option<usize> {
+        self.with(step, direction, |breaker| breaker.open.as_ref().map(|open| usize::from(open.probe_at <= now)))
+    }
+
     /// True when this closed it.
     pub(crate) fn succeeded(&self, step: usize, direction: Direction) -> bool {
         self.with(step, direction, |breaker| std::mem::take(breaker).open.is_some())

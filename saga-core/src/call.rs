@@ -22,6 +22,7 @@ use crate::{
     reaction::{Current, Fold, aborted, guarded},
     step::{CallContext, Direction, Doubt, StepContext},
     store::{LedgerRow, Record, WorkRow, WorkState},
+    turn::Turn,
     work::KnownFailure,
 };
 
@@ -34,12 +35,15 @@ pub(crate) struct Call {
     pub(crate) id: ReactionId,
     pub(crate) saga: SagaId,
     pub(crate) step: usize,
+    /// What its saga calls the step: its keys carry it.
+    pub(crate) name: &'static str,
     pub(crate) direction: Direction,
     pub(crate) attempt: u32,
     /// The end of the lease, in milliseconds since the Unix epoch.
     pub(crate) lease_until: i64,
     pub(crate) what: Ask,
     pub(crate) delivery: Delivery,
+    pub(crate) turn: Turn,
 }
 
 /// What a call asks the other system for.
@@ -81,7 +85,8 @@ impl Fold<'_> {
         let began = Instant::now();
         let contract = self.contract(answer.step);
         let rows = self.rows(answer.saga);
-        let (row, ledger) = (rows.work(answer.id).cloned(), rows.ledger(contract.name).cloned());
+        let name = rows.name_of(contract);
+        let (row, ledger) = (rows.work(answer.id).cloned(), rows.ledger(name).cloned());
         // It could be read when the call was leased.
         let Ok(event) = Envelope::decode(&answer.delivery) else { return Ok(()) };
         let waits = row.is_some();
@@ -89,6 +94,7 @@ impl Fold<'_> {
             id: answer.id,
             step: answer.step,
             contract,
+            name,
             direction: answer.direction,
             delivery: &answer.delivery,
             event: &event,
@@ -123,7 +129,7 @@ impl Fold<'_> {
                 let reason = format!("attempt {} was answered {late}, after {first} had settled it", answer.attempt);
                 // Beside the step's own reactions: it is no event, and nothing waits for it.
                 let event = EventId(format!("{}#late-{}", current.event.id, answer.attempt));
-                let id = ReactionId::derive(answer.saga, current.contract.name, answer.direction, &event);
+                let id = ReactionId::derive(answer.saga, current.name, answer.direction, &event);
                 self.stick(&Current { id, ..current.with(None) }, reason, false)
             }
             _ => Outcome::Late,
@@ -148,12 +154,11 @@ impl Fold<'_> {
         }
     }
 
-    /// A call that was not made is no attempt, and the next one may be made at once.
+    /// A call that was not made is no attempt, and waits as if it had had no turn.
     fn give_back(&mut self, current: &Current<'_>) -> Outcome {
         let mut row = self.work_row(current, WorkState::Deferred);
         row.attempts -= 1;
-        row.lease_owner = None;
-        row.due_at = Some(self.now);
+        let row = row.held(self.now);
         let attempts = row.attempts;
         let rows = self.rows(row.saga);
         if let Some(ledger) = rows.ledger(&row.step).filter(|_| row.direction == Direction::Forward).cloned() {
@@ -205,8 +210,7 @@ impl Fold<'_> {
                 let record_subject = no.as_ref().and_then(|no| no.subject.clone());
                 let ending = no.as_ref().and_then(|no| no.event.ending);
                 let record = no.map(|no| Record { event_type: no.event.name.to_owned(), body: no.body });
-                let name = current.contract.name;
-                let closing = ReactionId::derive(saga, name, Direction::Compensation, &current.event.id);
+                let closing = ReactionId::derive(saga, current.name, Direction::Compensation, &current.event.id);
                 let mut work = self.work_row(current, WorkState::Calling);
                 let (since, failures) = (self.now, Vec::new());
                 let direction = Direction::Compensation;
@@ -233,7 +237,11 @@ impl Fold<'_> {
                     ..opened
                 };
                 self.rows(saga).put_ledger(row);
-                self.call(current.step, work);
+                // It goes on from an answer, and is no reaction that could be held before anything was written.
+                match self.shared.turns.take(current.step, direction, true) {
+                    Some(turn) => self.call(current.step, work, turn),
+                    None => self.rows(saga).put_work(WorkRow { attempts: 0, ..work }.held(since)),
+                }
                 Ok(Outcome::Called)
             }
         }
@@ -284,9 +292,11 @@ impl Fold<'_> {
     }
 
     /// Leases the row to this process; the call goes out after the commit.
-    pub(crate) fn call(&mut self, step: usize, mut row: WorkRow) {
+    pub(crate) fn call(&mut self, step: usize, mut row: WorkRow, turn: Turn) {
         let saga = row.saga;
-        let Some(ledger) = self.rows(saga).ledger(&row.step).cloned() else { return };
+        let contract = self.contract(step);
+        let name = self.rows(saga).name_of(contract);
+        let Some(ledger) = self.rows(saga).ledger(name).cloned() else { return };
         let lease_until =
             self.now.saturating_add(millis(self.shared.participant.steps()[step].timeout() + LEASE_MARGIN));
         row.state = WorkState::Calling;
@@ -310,11 +320,13 @@ impl Fold<'_> {
             id: row.id,
             saga,
             step,
+            name,
             direction: row.direction,
             attempt: row.attempts,
             lease_until,
             what,
             delivery: row.delivery.clone(),
+            turn,
         });
         self.rows(saga).put_work(row);
     }
@@ -324,8 +336,8 @@ impl Call {
     /// Makes the call, outside any transaction; not one whose turn came so late that its lease might end under it.
     pub(crate) async fn make(self, shared: &Shared) -> Answer {
         let step = &shared.participant.steps()[self.step];
-        if shared.clock.now().saturating_add(millis(step.timeout())) > self.lease_until {
-            return self.came(Came::NotMade);
+        if shared.clock.now() > self.latest(shared) {
+            return self.not_made();
         }
         let contract = &shared.contracts[self.step];
         let participant = shared.participant.name();
@@ -343,7 +355,7 @@ impl Call {
             phase: Phase::Call,
             parent: &trace,
         });
-        let key = |direction| IdempotencyKey::derive(self.saga, participant, contract.name, direction);
+        let key = |direction| IdempotencyKey::derive(self.saga, participant, self.name, direction);
         let mut cx = CallContext { saga: self.saga, key: key(self.direction), attempt: self.attempt };
         if broken!(shared.harness, KeyPerAttempt) {
             cx.key.0 = uuid::Uuid::from_u128(cx.key.0.as_u128() ^ u128::from(self.attempt));
@@ -373,6 +385,22 @@ impl Call {
         reach!(shared.harness, AfterCall);
         span.settle(&outcome, began.elapsed());
         self.came(came)
+    }
+
+    /// The last moment at which it may be made, in milliseconds since the Unix epoch.
+    fn latest(&self, shared: &Shared) -> i64 {
+        self.lease_until.saturating_sub(millis(shared.participant.steps()[self.step].timeout()))
+    }
+
+    /// How long it may wait for its turn.
+    pub(crate) fn patience(&self, shared: &Shared) -> Duration {
+        let left = self.latest(shared).saturating_sub(shared.clock.now());
+        Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    }
+
+    /// Its turn did not come in time.
+    pub(crate) fn not_made(self) -> Answer {
+        self.came(Came::NotMade)
     }
 
     fn came(self, came: Came) -> Answer {

@@ -61,7 +61,10 @@ pub enum Error {
         problem: String,
     },
     /// The ledger holds rows of steps that this binary lacks.
-    #[error("the ledger of {participant} names steps that this binary lacks: {steps:?}; is this an older binary?")]
+    #[error(
+        "the ledger of {participant} names steps that this binary lacks: {steps:?}; is this an older binary, or was a step renamed \
+         that does not say so in `FORMERLY`?"
+    )]
     UnknownSteps {
         /// Whose.
         participant: String,

@@ -9,6 +9,7 @@ use saga_compensation::State;
 use crate::{
     envelope::Message,
     id::ReactionId,
+    participant::Contract,
     step::Direction,
     store::{Changes, LedgerRow, WorkRow, WorkState},
 };
@@ -66,6 +67,21 @@ impl SagaRows {
         self.work.push(WorkSlot { row, stored: true, dirty: false, gone: false });
     }
 
+    /// The name that this saga knows a step by, and that its rows, ids and keys carry: the one under which its first row was written.
+    pub(crate) fn name_of(&self, contract: &Contract) -> &'static str {
+        self.knows(contract).unwrap_or(contract.name)
+    }
+
+    /// The same, where there is a row.
+    pub(crate) fn knows(&self, contract: &Contract) -> Option<&'static str> {
+        if contract.formerly.is_empty() {
+            return Some(contract.name);
+        }
+        let in_ledger = contract.names().find(|name| self.ledger.contains_key(*name));
+        in_ledger.or_else(|| contract.names().find(|name| self.waiting().any(|row| row.step == *name)))
+    }
+
+    /// The row of a step, by the name that the saga knows it by ([`SagaRows::name_of`]).
     pub(crate) fn ledger(&self, step: &str) -> Option<&LedgerRow> {
         self.ledger.get(step).map(|slot| &slot.row)
     }

@@ -30,6 +30,7 @@ pub mod step;
 pub mod store;
 pub mod timeline;
 pub mod transport;
+mod turn;
 mod work;
 
 pub use error::Error;

@@ -68,6 +68,9 @@ pub struct DeclaredStep {
     /// [`Step::JOINS`](crate::Step::JOINS).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joins: Vec<String>,
+    /// [`Step::FORMERLY`](crate::Step::FORMERLY).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<String>,
     /// [`Step::FIRST_TRIGGER_WINS`](crate::Step::FIRST_TRIGGER_WINS).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub first_trigger_wins: bool,
@@ -236,6 +239,7 @@ impl From<&Contract> for DeclaredStep {
             compensated_on: names(&contract.compensated_on),
             compensated: names(&contract.compensated),
             joins: contract.joins.iter().map(|step| (*step).to_owned()).collect(),
+            formerly: contract.formerly.iter().map(|name| (*name).to_owned()).collect(),
             first_trigger_wins: contract.first_trigger_wins,
             retry: DeclaredRetry::from(&contract.retry),
             timeout_ms: millis(contract.timeout),
@@ -253,6 +257,11 @@ impl DeclaredStep {
 impl DeclaredRetry {
     /// One line for people; the same as [`Retry::describe`].
     pub fn describe(&self) -> String {
+        self.policy().describe()
+    }
+
+    /// The policy of these numbers.
+    pub(crate) fn policy(&self) -> Retry {
         let (first, cap) = (Duration::from_millis(self.first_ms), Duration::from_millis(self.cap_ms));
         let backoff = if first == cap { Retry::fixed(first) } else { Retry::exponential(first, cap) };
         match (self.attempts, self.at_most_ms) {
@@ -260,7 +269,7 @@ impl DeclaredRetry {
             (None, Some(most)) => backoff.for_at_most(Duration::from_millis(most)),
             (None, None) => backoff.forever(),
         }
-        .describe()
+        .patience(self.patience_ms.map_or(Duration::MAX, Duration::from_millis))
     }
 }
 
@@ -282,15 +291,15 @@ pub fn to_table(manifests: &[Manifest]) -> String {
         let names = |types: &[String]| {
             let ending = |name: &String| manifest.events.get(name).and_then(|event| event.ending);
             let name = |name: &String| match ending(name) {
-                Some(ending) => format!("{} ({ending})", short(name)),
-                None => short(name),
+                Some(ending) => format!("{} ({ending})", cell(&short(name))),
+                None => cell(&short(name)),
             };
             types.iter().map(name).collect::<Vec<_>>().join(", ")
         };
         for step in &manifest.steps {
             table.add_row([
-                manifest.participant.clone(),
-                step.step.clone(),
+                cell(&manifest.participant),
+                cell(&step.step),
                 step.kind.as_str().to_owned(),
                 names(&step.on),
                 names(&step.emits),
@@ -302,6 +311,12 @@ pub fn to_table(manifests: &[Manifest]) -> String {
         }
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// A name inside of a Markdown table: on one line, in one cell, and no mark-up.
+fn cell(name: &str) -> String {
+    let one_line: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    one_line.replace('\\', "\\\\").replace('|', "\\|").replace('&', "&amp;").replace('<', "&lt;").replace('`', "\\`")
 }
 
 fn millis(duration: Duration) -> u64 {

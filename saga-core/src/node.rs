@@ -14,7 +14,6 @@ use std::{
 
 use futures_util::FutureExt as _;
 use tokio::{
-    sync::Semaphore,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
@@ -28,14 +27,15 @@ use crate::{
     error::Error,
     harness::{Harness, broken, reach},
     observer::{Measure, Observer, Unseen},
-    participant::{Contract, Participant, chain},
+    participant::{Contract, Participant, StepKind, chain},
     pipeline::{Item, Settled, positions, settle},
     relay::{Publisher, Relay, SWEEP_ROWS, Sweeper},
     retention::{Housekeeping, Retention},
     start::Starter,
     step::Direction,
-    store::Store,
+    store::{Due, Lane, Store},
     transport::{BoxFuture, Limit, Sink, Source, SourceStatus, TransportError},
+    turn::Turns,
 };
 
 #[cfg(feature = "harness")]
@@ -49,10 +49,6 @@ const DUE_EVERY: Duration = Duration::from_millis(100);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often old sagas are forgotten, and waiting rows and overdue sagas counted. As often as metrics are commonly read.
 const KEEP_HOUSE_EVERY: Duration = Duration::from_secs(15);
-/// Calls that go on at the same time in this process.
-const CALLS: usize = 64;
-/// Calls that may wait for their turn before no more deliveries are taken: well within their leases at a second a call.
-const CALLS_QUEUED: usize = 1_000;
 /// Committed events that may wait for the broker before no more deliveries are taken.
 const RELAY_BACKLOG: usize = 20_000;
 /// While the database is away: the longest wait between two probes.
@@ -72,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) relay: Relay,
     pub(crate) breakers: Arc<Breakers>,
+    pub(crate) turns: Arc<Turns>,
     /// The topic of its signals, if it publishes any.
     pub(crate) signals: Option<Arc<str>>,
     /// This process, as the owner of leases.
@@ -125,6 +122,7 @@ pub struct Health {
     trouble: Arc<Mutex<Option<String>>>,
     contracts: Arc<Vec<Contract>>,
     breakers: Arc<Breakers>,
+    relay: Relay,
 }
 
 impl Health {
@@ -144,6 +142,12 @@ impl Health {
     pub fn failing_steps(&self) -> Vec<String> {
         let open = self.breakers.open().into_iter();
         open.map(|(step, direction)| format!("{} ({direction})", self.contracts[step].name)).collect()
+    }
+
+    /// The same for what it publishes: partitions, as `topic/partition`, that do not take what they are given, as when they have no
+    /// leader. Their events wait, and the others go on.
+    pub fn slow_partitions(&self) -> Vec<String> {
+        self.relay.slow_partitions()
     }
 
     fn set(&self, trouble: Option<String>) {
@@ -194,7 +198,9 @@ impl Node {
             trouble: Arc::new(Mutex::new(Some("starting".to_owned()))),
             contracts: contracts.clone(),
             breakers: breakers.clone(),
+            relay: relay.clone(),
         };
+        let turns = Arc::new(Turns::of(participant.steps().iter().map(|step| step.calls_at_once())));
         let instance = clock.time_ordered_uuid();
         let shared = Shared {
             participant: Arc::new(participant),
@@ -205,6 +211,7 @@ impl Node {
             observer,
             relay,
             breakers,
+            turns,
             signals: None,
             instance,
             harness: Harness::none(),
@@ -339,8 +346,10 @@ impl Node {
     }
 
     /// One sweep of the outbox, for a driver that owns the time. Returns how many rows a crash had left.
-    pub async fn sweep(&self) -> Result<usize, Error> {
-        self.publisher.sweeper().sweep().await
+    pub async fn sweep(&mut self) -> Result<usize, Error> {
+        let found = self.publisher.sweeper().sweep().await?;
+        self.publisher.turn().await;
+        Ok(found)
     }
 }
 
@@ -348,7 +357,7 @@ impl Node {
 async fn check(shared: &Shared) -> Result<(), Error> {
     shared.store.check().await?;
     let mut steps = shared.store.ledger_steps().await?;
-    steps.retain(|step| !shared.contracts.iter().any(|contract| contract.name == step));
+    steps.retain(|step| !shared.contracts.iter().flat_map(Contract::names).any(|name| name == step));
     if steps.is_empty() {
         return Ok(());
     }
@@ -434,13 +443,12 @@ async fn rounds(
     told: &CancellationToken,
     calls: &mut JoinSet<Answer>,
 ) -> Result<(), Error> {
-    let permits = Arc::new(Semaphore::new(CALLS));
     let limit = Limit::default();
     let mut ticks = interval(DUE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let mut items = Vec::new();
-        let room = calls.len() < CALLS_QUEUED && shared.relay.backlog() < RELAY_BACKLOG;
+        let room = shared.relay.backlog() < RELAY_BACKLOG;
         tokio::select! {
             biased;
             () = told.cancelled() => return Ok(()),
@@ -450,9 +458,8 @@ async fn rounds(
                     SourceStatus::Ready(_) => None,
                     SourceStatus::NotReady(why) => Some(why),
                 });
-                // Half a batch at most, so that deliveries always have room; none that a call could not follow soon.
-                let most = (limit.messages / 2).min(CALLS_QUEUED.saturating_sub(calls.len()));
-                match due(shared, most).await {
+                // Half a batch at most, so that deliveries always have room.
+                match due(shared, limit.messages / 2).await {
                     Ok(rows) => items.extend(rows),
                     Err(error) => {
                         // The next settlement, or the next tick, finds out when it is back.
@@ -485,7 +492,7 @@ async fn rounds(
         // What has committed goes out, whatever became of the rest.
         shared.relay.publish(settled.outbox);
         for call in settled.calls {
-            spawn_call(calls, shared.clone(), permits.clone(), call);
+            spawn_call(calls, shared.clone(), call);
         }
         if !result? {
             return Ok(());
@@ -540,13 +547,43 @@ async fn settle_until(
     }
 }
 
+/// What is due and can be taken now. The one place that decides which of what waits is worth a look: of a step at which everything
+/// fails, a probe; of a step that calls another system, as many as have room; of a step of another version, none.
 async fn due(shared: &Shared, limit: usize) -> Result<Vec<Item>, Error> {
-    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-    let rows = shared.store.work_due(shared.clock.now(), limit).await?;
+    let now = shared.clock.now();
+    let room = |step: usize, direction| {
+        let calls = shared.contracts[step].kind == StepKind::External;
+        let turns = if calls { shared.turns.room(step, direction) } else { limit };
+        shared.breakers.room(step, direction, now).unwrap_or(limit).min(turns).min(limit)
+    };
+    let steps =
+        (0..shared.contracts.len()).flat_map(|step| [(step, Direction::Compensation), (step, Direction::Forward)]);
+    let asked: Vec<(usize, Direction, usize)> = steps
+        .map(|(step, direction)| (step, direction, room(step, direction)))
+        .filter(|(.., room)| *room > 0)
+        .collect();
+    let lane = |step, direction, room: usize| Lane { step, direction, room: u32::try_from(room).unwrap_or(u32::MAX) };
+    // Rows carry the name that their step had when they were written.
+    let lanes = asked.iter().flat_map(|(step, direction, room)| {
+        shared.contracts[*step].names().map(|name| lane(name, *direction, *room)).collect::<Vec<_>>()
+    });
+    // Last those of messages that named no saga.
+    let lanes: Vec<_> = lanes.chain([lane("", Direction::Forward, limit)]).collect();
+    let mut rows = shared.store.work_due(now, &lanes).await?;
+    for (step, direction, room) in asked {
+        let own = |row: &&Due| {
+            lanes[row.lane].direction == direction
+                && shared.contracts[step].names().any(|name| name == lanes[row.lane].step)
+        };
+        if rows.iter().filter(own).count() < room {
+            shared.turns.caught_up(step, direction);
+        }
+    }
+    rows.truncate(limit);
     let mut items = Vec::with_capacity(rows.len());
     // The others are read under their sagas' locks; of these, which name none, the bytes say whose lock it is.
     let mut room = Limit::default().bytes;
-    for (id, saga) in rows {
+    for Due { id, saga, .. } in rows {
         if !saga.0.is_nil() {
             items.push(Item::Due { id, saga });
         } else if room > 0 // what has no room now is still due at the next tick
@@ -571,10 +608,14 @@ fn consumed(shared: &Shared, items: &[Item]) {
     }
 }
 
-fn spawn_call(calls: &mut JoinSet<Answer>, shared: Shared, permits: Arc<Semaphore>, call: Call) {
+/// The call waits for its turn, but not for longer than its lease allows: then it is given back, and another may have its place.
+fn spawn_call(calls: &mut JoinSet<Answer>, shared: Shared, call: Call) {
     calls.spawn(async move {
-        let _permit = permits.acquire_owned().await;
-        call.make(&shared).await
+        tokio::select! {
+            biased;
+            _going = call.turn.comes() => call.make(&shared).await,
+            () = sleep(call.patience(&shared)) => call.not_made(),
+        }
     });
 }
 
@@ -625,7 +666,10 @@ async fn sweep(sweeper: Sweeper, stop: CancellationToken) {
             match stop.run_until_cancelled(sweeper.sweep()).await {
                 None | Some(Ok(0)) => break,
                 Some(Ok(rows)) => {
-                    tracing::info!(rows, "published events that an earlier process or a broker that was away had left");
+                    tracing::info!(
+                        rows,
+                        "publishing events that an earlier process or a broker that was away had left"
+                    );
                     if rows < SWEEP_ROWS as usize {
                         break;
                     }

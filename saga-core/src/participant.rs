@@ -108,20 +108,25 @@ impl Participant {
         let contracts = self.contracts();
         for (i, contract) in contracts.iter().enumerate() {
             let name = contract.name;
-            let good = name.len() <= 64
-                && name.starts_with(|c: char| c.is_ascii_lowercase())
-                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-            if !good {
-                return Err(Error::Name { kind: "step", name: crate::envelope::clip(name, 80).to_owned() });
+            let bad = contract.names().find(|name| {
+                name.len() > 64
+                    || !name.starts_with(|c: char| c.is_ascii_lowercase())
+                    || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            });
+            if let Some(bad) = bad {
+                return Err(Error::Name { kind: "step", name: crate::envelope::clip(bad, 80).to_owned() });
             }
-            if contracts[..i].iter().any(|other| other.name == name) {
-                return Err(wrong(format!("two steps are called {name}; a ledger row belongs to one step")));
+            if let Some(problem) = ill_named(contract, &contracts[..i]) {
+                return Err(wrong(problem));
             }
             if let Some(both) = contract.on.iter().find(|on| contract.compensated_on.contains(on)) {
                 return Err(wrong(format!("{name} is triggered and compensated by the same event {}", both.name)));
             }
             if contract.kind == StepKind::Gate && contract.compensated_on.is_empty() {
                 return Err(wrong(format!("{name} is a gate, but hears no cancelling event: use `.step(..)`")));
+            }
+            if contract.kind == StepKind::External && !(1..=10_000).contains(&self.steps[i].calls_at_once()) {
+                return Err(wrong(format!("{name} declares `CALLS_AT_ONCE` beyond 1 to 10000")));
             }
             let deaf = contract.kind == StepKind::External && contract.compensated_on.is_empty();
             if deaf && !contract.rejects.is_empty() {
@@ -148,7 +153,7 @@ impl Participant {
         &self.steps
     }
 
-    fn cast(mut self, step: impl Erased + 'static) -> Self {
+    pub(crate) fn cast(mut self, step: impl Erased + 'static) -> Self {
         self.steps.push(Box::new(step));
         self
     }
@@ -158,6 +163,21 @@ impl fmt::Debug for Participant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Participant").field("name", &self.name).field("steps", &self.contracts()).finish()
     }
+}
+
+/// What keeps a step from bearing its names beside those of the steps `before` it in the cast.
+fn ill_named(contract: &Contract, before: &[Contract]) -> Option<String> {
+    let name = contract.name;
+    if before.iter().any(|other| other.name == name) {
+        return Some(format!("two steps are called {name}; a ledger row belongs to one step"));
+    }
+    let twice = contract.names().enumerate().find(|(i, one)| contract.names().take(*i).any(|earlier| earlier == *one));
+    if let Some((_, twice)) = twice {
+        return Some(format!("{name} names {twice} in `FORMERLY`, which it is already called"));
+    }
+    let shared = |other: &Contract| contract.names().find(|one| other.names().any(|theirs| theirs == *one));
+    let (other, both) = before.iter().find_map(|other| Some((other.name, shared(other)?)))?;
+    Some(format!("{other} and {name} both are or were called {both} (`FORMERLY`); a ledger row belongs to one step"))
 }
 
 /// What keeps a step from being joined with the step called `other`.
@@ -219,7 +239,8 @@ impl StepKind {
         }
     }
 
-    pub(crate) fn verdict_kind(self) -> Kind {
+    /// How the verdicts take it: what its participant's rows are decided by.
+    pub fn verdict_kind(self) -> Kind {
         match self {
             StepKind::Start | StepKind::Request | StepKind::Local => Kind::Local,
             StepKind::External => Kind::External,
@@ -247,6 +268,8 @@ pub struct Contract {
     pub compensated: Vec<EventType>,
     /// [`Step::JOINS`].
     pub joins: &'static [&'static str],
+    /// [`Step::FORMERLY`].
+    pub formerly: &'static [&'static str],
     /// [`Step::FIRST_TRIGGER_WINS`].
     pub first_trigger_wins: bool,
     /// [`Step::retry`].
@@ -256,6 +279,11 @@ pub struct Contract {
 }
 
 impl Contract {
+    /// Every name that its rows may carry, the one for new sagas first.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        std::iter::once(self.name).chain(self.formerly.iter().copied())
+    }
+
     /// Every event type that the step may publish.
     pub fn published(&self) -> impl Iterator<Item = EventType> + '_ {
         self.emits.iter().chain(&self.rejects).chain(&self.compensated).copied()
@@ -321,13 +349,14 @@ pub(crate) enum Known<'a> {
     InDoubt { on: Wire<'a>, doubt: &'a Doubt },
 }
 
-type Settled<'a, T> = BoxFuture<'a, Result<T, Failure>>;
+pub(crate) type Settled<'a, T> = BoxFuture<'a, Result<T, Failure>>;
 
 /// A step without its types.
 pub(crate) trait Erased: Send + Sync {
     fn contract(&self) -> Contract;
     fn retry(&self) -> Retry;
     fn timeout(&self) -> Duration;
+    fn calls_at_once(&self) -> usize;
     /// Inside the transaction; `reply` for an external step.
     fn run<'a>(&'a self, on: Wire<'a>, reply: Option<&'a [u8]>, cx: &'a mut StepContext<'_>) -> Settled<'a, Ran>;
     /// Outside any transaction.
@@ -360,6 +389,7 @@ fn contract<S: Step, C: Outcome>(step: &S, kind: StepKind) -> Contract {
         compensated_on: S::CompensatedOn::types(),
         compensated: C::types(),
         joins: S::JOINS,
+        formerly: S::FORMERLY,
         first_trigger_wins: S::FIRST_TRIGGER_WINS,
         retry: step.retry(),
         timeout: S::TIMEOUT,
@@ -389,11 +419,11 @@ fn succeeded<T>(result: MustSucceed<T>) -> Result<T, Failure> {
     }
 }
 
-fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes).map_err(|error| Failure::Undecodable(format!("the {what} cannot be read: {error}")))
 }
 
-fn to_json<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, Failure> {
+pub(crate) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(value).map_err(|error| Failure::GiveUp(format!("the {what} cannot be written: {error}")))
 }
 
@@ -417,6 +447,9 @@ macro_rules! declared {
         }
         fn timeout(&self) -> Duration {
             S::TIMEOUT
+        }
+        fn calls_at_once(&self) -> usize {
+            S::CALLS_AT_ONCE
         }
     };
 }

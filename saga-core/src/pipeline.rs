@@ -9,9 +9,12 @@
 //! The invariant: nothing leaves this file before its transaction has committed, and whatever a crash interrupts is either
 //! not written at all (the delivery or the due row comes again) or written whole (the ledger absorbs the repetition).
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
@@ -25,13 +28,16 @@ use crate::{
     observer::Measure,
     reaction::{Absent, Fold},
     retention::LEAST,
-    store::{LedgerRow, OutboxRow, Tx, WorkRow},
+    store::{Fault, LedgerRow, OutboxRow, Tx, WorkRow, fault},
     transport::Position,
     work::KnownFailure,
 };
 
-/// Reactions that are woken at once when their step recovers; what exceeds them has its own time, at most half a minute away.
-const WOKEN: u32 = 2_000;
+/// How often a reaction that is alone goes out of another transaction's way. One of two that meet gets through, so that a few are
+/// enough for a crowd; a step whose statements are in their own way meets it every time, and has to be seen.
+const CONFLICTS: u32 = 4;
+/// The longest first pause before the next one; it doubles.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Something to settle.
 #[derive(Debug, Clone)]
@@ -62,38 +68,23 @@ pub(crate) enum Aborted {
     /// Two transactions stood in each other's way, or PostgreSQL's lock table is full: smaller batches help. With the reaction
     /// whose own statement noticed, if one did.
     Conflict(Error, Option<(ReactionId, KnownFailure)>),
-    /// The database or a bug; nobody's attempt is counted.
+    /// The database or a bug, also where a step's own statement noticed; nobody's attempt is counted.
     Toolkit(Error),
 }
 
 impl From<Error> for Aborted {
     fn from(error: Error) -> Self {
-        match &error {
-            Error::Database { source, .. } if is_conflict(source) => Aborted::Conflict(error, None),
+        match fault(&error) {
+            Some(Fault::Conflict | Fault::Crowded) => Aborted::Conflict(error, None),
             _ => Aborted::Toolkit(error),
         }
     }
 }
 
-/// serialization_failure, deadlock_detected, out_of_memory (the shared lock table), lock_not_available (PostgreSQL, appendix A).
-pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "53200" | "55P03"))
-}
-
-/// data exceptions, broken constraints and aborted transactions (PostgreSQL, appendix A, classes 22, 23 and 25), and SQLite's
-/// constraints: at the end of a transaction they are the work of a step that swallowed an error or met a deferred constraint.
-fn is_spoilt(error: &Error) -> bool {
-    let Error::Database { source, .. } = error else { return false };
-    let Some(error) = source.as_database_error() else { return false };
-    let class = error.code().is_some_and(|code| code.len() == 5 && ["22", "23", "25"].contains(&&code[..2]));
-    class || error.is_unique_violation() || error.is_foreign_key_violation() || error.is_check_violation()
-}
-
-/// Blames the last step that ran for a transaction that cannot be written or committed.
+/// Blames the last step that ran for a transaction that cannot be written or committed because of what is in it.
 fn spoilt(error: Error, last_ran: Option<ReactionId>) -> Aborted {
     match last_ran {
-        Some(reaction) if is_spoilt(&error) => {
+        Some(reaction) if fault(&error) == Some(Fault::Data) => {
             Aborted::Step(reaction, KnownFailure { for_good: false, error: crate::participant::chain(&error) })
         }
         _ => error.into(),
@@ -103,15 +94,17 @@ fn spoilt(error: Error, last_ran: Option<ReactionId>) -> Aborted {
 /// Settles every item: when this returns, each is in the ledger or in the work table, and may be forgotten by whoever brought it.
 /// What the transactions that committed leave to do is added to `out`, also when a later one fails.
 ///
-/// A step's failure is told from an outage by what happens next: the failure is written down in a transaction of its own, and
-/// if that fails too, nothing was counted and the whole batch comes again.
+/// A step's failure is told from an outage by what the database said, where it said something ([`fault`]), else by what happens next:
+/// the failure is written down in a transaction of its own, and if that fails too, nothing was counted and the whole batch comes again.
 pub(crate) async fn settle(shared: &Shared, items: &[Item], out: &mut Settled) -> Result<(), Error> {
     match attempt(shared, items, &HashMap::new()).await {
         Ok(settled) => out.extend(settled),
         Err(Aborted::Toolkit(error)) => return Err(error),
         Err(Aborted::Conflict(error, None)) if items.len() == 1 => return Err(error),
-        // Alone there is nobody to conflict with but the step's own statements: then it is a failure like any other.
-        Err(Aborted::Step(reaction, failure) | Aborted::Conflict(_, Some((reaction, failure)))) if items.len() == 1 => {
+        Err(Aborted::Conflict(_, Some(_))) if items.len() == 1 => {
+            settle_alone(shared, &items[0], HashMap::new(), out).await?;
+        }
+        Err(Aborted::Step(reaction, failure)) if items.len() == 1 => {
             settle_alone(shared, &items[0], HashMap::from([(reaction, failure)]), out).await?;
         }
         Err(Aborted::Conflict(..)) => {
@@ -137,14 +130,24 @@ async fn settle_alone(
     mut known: HashMap<ReactionId, KnownFailure>,
     out: &mut Settled,
 ) -> Result<(), Error> {
+    let mut conflicts = 0;
     loop {
         match attempt(shared, std::slice::from_ref(item), &known).await {
             Ok(settled) => {
                 out.extend(settled);
                 return Ok(());
             }
+            // Another instance, or whoever else writes to the step's tables, may have been in its way: that is no attempt.
+            Err(Aborted::Conflict(_, Some(_))) if conflicts < CONFLICTS => {
+                // Those who met do not all come back at the same moment.
+                let most = u64::try_from(PAUSE.as_millis()).unwrap_or(1) << conflicts;
+                sleep(Duration::from_millis(shared.clock.random() % most)).await;
+                conflicts += 1;
+            }
+            // Its own statements are in each other's way: a failure like any other.
             Err(Aborted::Step(reaction, failure) | Aborted::Conflict(_, Some((reaction, failure)))) => {
                 known.insert(reaction, failure);
+                conflicts = 0;
             }
             Err(Aborted::Conflict(error, None) | Aborted::Toolkit(error)) => return Err(error),
         }
@@ -175,6 +178,8 @@ async fn attempt(
     if !again.is_empty() {
         locks.push(SagaId(Uuid::nil()));
     }
+    #[cfg(feature = "harness")]
+    tx.locks_when_it_reads(shared.harness.breaks(crate::harness::Rule::LockAndReadInOne));
     tx.lock(&locks).await?;
     reach!(shared.harness, Locked);
     // Nothing. A statement of its own: a read in the locking statement would see the past.
@@ -189,19 +194,19 @@ async fn attempt(
     let forgotten = forgotten(&mut tx, shared.clock.now(), &sagas, &ledger, &work).await?;
     #[cfg(feature = "harness")]
     let forgotten = shared.harness.horizon(forgotten);
-    // Nothing. Of what has no ledger row that could tell, and is rare: messages that are no event, and what comes of forgotten sagas.
+    // Nothing. What comes of forgotten sagas has no ledger row that could tell.
     let unknown: Vec<ReactionId> = arrivals.iter().flat_map(|arrival| arrival.unknown(shared, &forgotten)).collect();
-    let (discarded, waiting) = match unknown.as_slice() {
-        [] => (Vec::new(), Vec::new()),
-        unknown => (tx.discarded(unknown).await?, tx.work_rows(unknown).await?),
-    };
-    let waiting = waiting.into_iter().filter(|row| row.saga.0.is_nil()).map(|row| row.id).collect();
+    let discarded = if unknown.is_empty() { Vec::new() } else { tx.discarded(&unknown).await? };
 
-    let mut fold = Fold::new(shared, tx, ledger, work, known, Absent { forgotten, discarded, waiting });
+    let mut fold = Fold::new(shared, tx, ledger, work, known, Absent { forgotten, discarded, waiting: Vec::new() });
+    let (malformed, arrivals): (Vec<_>, Vec<_>) =
+        arrivals.into_iter().partition(|arrival| matches!(arrival, Arrival::Malformed(..)));
     for arrival in arrivals {
         // Nothing: the steps' own writes are in the same transaction.
         fold.settle(arrival).await?;
     }
+    // Nothing. They come last because they share one lock: nobody's step may hold up whoever waits for that.
+    fold.malformed(malformed).await?;
     let mut done = fold.finish();
     reach!(shared.harness, Folded);
     #[cfg(feature = "harness")]
@@ -222,13 +227,6 @@ async fn attempt(
 
     for (span, outcome, took) in done.spans {
         span.settle(&outcome, took);
-    }
-    for (step, direction) in done.recovered {
-        // What waited for the end of an outage need not wait for its own time. Losing this loses only that time.
-        let woken = shared.store.work_wake(shared.contracts[step].name, direction, shared.clock.now(), WOKEN).await;
-        if let Err(error) = woken {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the work of a step that recovered was not woken");
-        }
     }
     let measure = Measure::Batch { reactions: items.len(), took: began.elapsed() };
     shared.observer.measure(shared.participant.name(), &measure);
@@ -306,14 +304,12 @@ impl<'i> Arrival<'i> {
     /// The reactions to it that no ledger row knows anything of.
     fn unknown(&self, shared: &Shared, forgotten: &BTreeSet<SagaId>) -> Vec<ReactionId> {
         match self {
-            Arrival::Malformed(delivery, _) => {
-                vec![ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset)]
-            }
             Arrival::Event(_, event) if forgotten.contains(&event.saga) => {
-                let id = |(step, direction): (usize, _)| {
-                    ReactionId::derive(event.saga, shared.contracts[step].name, direction, &event.id)
+                let ids = |(step, direction): (usize, _)| {
+                    let names = shared.contracts[step].names();
+                    names.map(move |name| ReactionId::derive(event.saga, name, direction, &event.id))
                 };
-                shared.reactions(&event.event_type).into_iter().map(id).collect()
+                shared.reactions(&event.event_type).into_iter().flat_map(ids).collect()
             }
             _ => Vec::new(),
         }

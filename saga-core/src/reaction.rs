@@ -25,9 +25,9 @@ use crate::{
     node::Shared,
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::{Contract, Failure, Ran, StepKind, Wire, chain},
-    pipeline::{Aborted, Arrival, is_conflict},
+    pipeline::{Aborted, Arrival},
     step::{BoxError, Direction, StepContext},
-    store::{Changes, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState},
+    store::{Changes, Fault, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState, fault},
     work::KnownFailure,
 };
 
@@ -36,8 +36,6 @@ pub(crate) struct Folded {
     pub(crate) tx: Tx,
     pub(crate) changes: Changes,
     pub(crate) calls: Vec<Call>,
-    /// Steps at which something worked after everything had failed.
-    pub(crate) recovered: Vec<(usize, Direction)>,
     pub(crate) spans: Vec<(Box<dyn ReactionSpan>, Outcome, Duration)>,
     /// Whose code ran last in the transaction.
     pub(crate) last_ran: Option<ReactionId>,
@@ -69,6 +67,8 @@ pub(crate) struct Current<'r> {
     pub(crate) id: ReactionId,
     pub(crate) step: usize,
     pub(crate) contract: &'r Contract,
+    /// What its saga calls the step: what rows, ids and keys carry. People and metrics are told the contract's name.
+    pub(crate) name: &'static str,
     pub(crate) direction: Direction,
     pub(crate) delivery: &'r Delivery,
     pub(crate) event: &'r Envelope,
@@ -92,14 +92,7 @@ impl<'f> Fold<'f> {
         for row in work {
             sagas.entry(row.saga).or_default().read_work(row);
         }
-        let done = Folded {
-            tx,
-            changes: Changes::default(),
-            calls: Vec::new(),
-            recovered: Vec::new(),
-            spans: Vec::new(),
-            last_ran: None,
-        };
+        let done = Folded { tx, changes: Changes::default(), calls: Vec::new(), spans: Vec::new(), last_ran: None };
         Self { shared, known, now: shared.clock.now(), absent, sagas, done }
     }
 
@@ -111,15 +104,16 @@ impl<'f> Fold<'f> {
                 return Ok(());
             }
             Arrival::Malformed(delivery, reason) => {
-                self.malformed(delivery, reason);
+                self.keep(delivery, reason);
                 return Ok(());
             }
             Arrival::Again(id, message) => return Box::pin(self.again(id, *message)).await,
             Arrival::Event(delivery, event) => {
                 for (step, direction) in self.shared.reactions(&event.event_type) {
-                    let id = ReactionId::derive(event.saga, self.contract(step).name, direction, &event.id);
                     let contract = self.contract(step);
-                    let current = Current { id, step, contract, direction, delivery, event: &event, row: None };
+                    let name = self.name_of(contract, direction, &event);
+                    let id = ReactionId::derive(event.saga, name, direction, &event.id);
+                    let current = Current { id, step, contract, name, direction, delivery, event: &event, row: None };
                     self.react(current).await?;
                 }
                 event.saga
@@ -154,6 +148,14 @@ impl<'f> Fold<'f> {
         &self.shared.contracts[step]
     }
 
+    /// What the saga of an event calls a step. Where it has no row of the step, what a person discarded tells.
+    fn name_of(&self, contract: &Contract, direction: Direction, event: &Envelope) -> &'static str {
+        let discarded =
+            |name: &&str| self.absent.discarded.contains(&ReactionId::derive(event.saga, name, direction, &event.id));
+        let knows = self.sagas.get(&event.saga).and_then(|rows| rows.knows(contract));
+        knows.or_else(|| contract.formerly.iter().copied().find(discarded)).unwrap_or(contract.name)
+    }
+
     pub(crate) fn rows(&mut self, saga: SagaId) -> &mut SagaRows {
         self.sagas.entry(saga).or_default()
     }
@@ -177,7 +179,7 @@ impl<'f> Fold<'f> {
 
     async fn forward(&mut self, current: &Current<'_>, span: &mut dyn ReactionSpan) -> Result<Outcome, Aborted> {
         let saga = current.event.saga;
-        let name = current.contract.name;
+        let name = current.name;
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate); // Its row owns it.
         }
@@ -211,15 +213,16 @@ impl<'f> Fold<'f> {
                 if let Some(failure) = self.known.get(&current.id) {
                     return Ok(self.failed(current, failure.clone()));
                 }
-                if let Some(outcome) = self.held(current) {
-                    return Ok(outcome);
-                }
+                let turn = match self.admit(current) {
+                    Ok(turn) => turn,
+                    Err(why) => return Ok(self.hold(current, why)),
+                };
                 let opened = self.open(current);
-                if current.contract.kind == StepKind::External {
+                if let Some(turn) = turn {
                     let mut row = self.work_row(current, WorkState::Calling);
                     row.attempts = 1;
                     self.rows(saga).put_ledger(LedgerRow { state: State::Calling, attempts: 1, ..opened });
-                    self.call(current.step, row);
+                    self.call(current.step, row, turn);
                     return Ok(Outcome::Called);
                 }
                 let on = Wire { event_type: &current.event.event_type, body: &current.event.body };
@@ -236,7 +239,7 @@ impl<'f> Fold<'f> {
 
     async fn compensation(&mut self, current: &Current<'_>, span: &mut dyn ReactionSpan) -> Result<Outcome, Aborted> {
         let saga = current.event.saga;
-        let name = current.contract.name;
+        let name = current.name;
         if current.row.is_none() && self.rows(saga).work(current.id).is_some() {
             return Ok(Outcome::Duplicate);
         }
@@ -275,30 +278,31 @@ impl<'f> Fold<'f> {
         // Where nothing was done there is nobody to call: a breaker of calls neither stops that nor learns from it.
         let calls_nobody =
             current.contract.kind == StepKind::External && matches!(verdict, verdict::Compensation::NothingDone);
-        if !calls_nobody && let Some(outcome) = self.held(current) {
-            return Ok(outcome);
-        }
+        let turn = match if calls_nobody { Ok(None) } else { self.admit(current) } {
+            Ok(turn) => turn,
+            Err(why) => return Ok(self.hold(current, why)),
+        };
         let step = &self.shared.participant.steps()[current.step];
         let why = Wire { event_type: &current.event.event_type, body: &current.event.body };
-        match (verdict, ledger) {
-            (verdict::Compensation::Compensate, Some(row)) if current.contract.kind == StepKind::External => {
+        match (verdict, ledger, turn) {
+            (verdict::Compensation::Compensate, Some(row), Some(turn)) => {
                 self.rows(saga).put_ledger(LedgerRow { state: State::Compensating, changed_at: now, ..row });
                 let mut work = self.work_row(current, WorkState::Calling);
                 work.attempts += 1;
-                self.call(current.step, work);
+                self.call(current.step, work, turn);
                 Ok(Outcome::Called)
             }
-            (verdict::Compensation::InDoubt, Some(row)) => {
+            (verdict::Compensation::InDoubt, Some(row), Some(turn)) => {
                 self.rows(saga).remove_forwards_of(name);
                 // No record and no reply: that is how a row in doubt is told from one that reverses what it recorded.
                 let row = LedgerRow { state: State::Compensating, record: None, reply: None, changed_at: now, ..row };
                 self.rows(saga).put_ledger(row);
                 let mut work = self.work_row(current, WorkState::Calling);
                 work.attempts += 1;
-                self.call(current.step, work);
+                self.call(current.step, work, turn);
                 Ok(Outcome::Called)
             }
-            (verdict::Compensation::Compensate, Some(row)) => {
+            (verdict::Compensation::Compensate, Some(row), None) => {
                 let record = row.record.clone();
                 let done = record.as_ref().map(|r| Wire { event_type: &r.event_type, body: &r.body });
                 self.done.last_ran = Some(current.id);
@@ -310,7 +314,7 @@ impl<'f> Fold<'f> {
                 self.close(current, row, State::Compensated, envelope::Kind::Compensated, emits, span)?;
                 Ok(Outcome::Compensated)
             }
-            (_, row) => {
+            (_, row, _) => {
                 self.done.last_ran = Some(current.id);
                 let fails = fails!(self.shared.harness, current);
                 let mut cx = StepContext { conn: self.done.tx.conn(), saga, now };
@@ -345,8 +349,12 @@ impl<'f> Fold<'f> {
         };
         row.record = emits.as_ref().map(|e| Record { event_type: e.event.name.to_owned(), body: e.body.clone() });
         // Of joined steps the last one to be done emits. The saga's lock makes one of them the last.
+        let contracts = &self.shared.contracts;
         let rows = self.rows(current.event.saga);
-        let done = |step: &&str| rows.ledger(step).is_some_and(|row| row.state == State::Done);
+        let done = |step: &&str| {
+            let joined = contracts.iter().find(|contract| contract.name == *step);
+            joined.is_some_and(|joined| rows.ledger(rows.name_of(joined)).is_some_and(|row| row.state == State::Done))
+        };
         let emits = emits.filter(|_| state != State::Done || current.contract.joins.iter().all(done));
         self.close(current, row, state, kind, emits, span)?;
         Ok(outcome)
@@ -399,7 +407,7 @@ impl<'f> Fold<'f> {
         // A rejection that waited for its key to be closed is still the forward's outcome.
         let direction = if kind == envelope::Kind::Rejected { Direction::Forward } else { current.direction };
         let participant = self.shared.participant.name();
-        let mut id = EventId::derive(saga, participant, current.contract.name, direction, name);
+        let mut id = EventId::derive(saga, participant, current.name, direction, name);
         if broken!(self.shared.harness, RandomEventId) {
             id = EventId(self.shared.clock.time_ordered_uuid().to_string());
         }
@@ -413,7 +421,7 @@ impl<'f> Fold<'f> {
             subject: subject.or_else(|| current.event.subject.clone()),
             saga,
             causation: Some(current.event.id.clone()),
-            step: Some(current.contract.name.to_owned()),
+            step: Some(current.name.to_owned()),
             kind: Some(kind),
             ending,
             hops,
@@ -441,10 +449,10 @@ impl<'f> Fold<'f> {
     fn open(&self, current: &Current<'_>) -> LedgerRow {
         let external = current.contract.kind == StepKind::External;
         // Of a vacant row the notes stay.
-        let before = self.sagas.get(&current.event.saga).and_then(|rows| rows.ledger(current.contract.name));
+        let before = self.sagas.get(&current.event.saga).and_then(|rows| rows.ledger(current.name));
         LedgerRow {
             saga: current.event.saga,
-            step: current.contract.name.to_owned(),
+            step: current.name.to_owned(),
             state: State::Done,
             trigger: current.event.id.clone(),
             trigger_type: current.event.event_type.clone(),
@@ -487,6 +495,7 @@ impl<'r> Current<'r> {
             id: self.id,
             step: self.step,
             contract: self.contract,
+            name: self.name,
             direction: self.direction,
             delivery: self.delivery,
             event: self.event,
@@ -516,25 +525,26 @@ pub(crate) async fn guarded<T>(
     }
 }
 
-/// Two transactions in each other's way are nobody's failure, even when a step's own statement was the one to notice.
+/// Two transactions in each other's way, and a database without room or memory, are nobody's failure, even when a step's own
+/// statement was the one to notice.
 pub(crate) fn aborted(id: ReactionId, failure: Failure) -> Aborted {
-    match failure {
-        Failure::Retry(error) => match conflict(error) {
-            Ok(source) => {
-                let failure = KnownFailure { for_good: false, error: chain(&source) };
-                let error = crate::Error::Database { doing: "running a step", source: *source };
-                Aborted::Conflict(error, Some((id, failure)))
-            }
-            Err(error) => Aborted::Step(id, Failure::Retry(error).into()),
-        },
-        failure => Aborted::Step(id, failure.into()),
+    let Failure::Retry(error) = failure else { return Aborted::Step(id, failure.into()) };
+    let database = |error| crate::Error::database("running a step")(driver_error(error));
+    match fault(error.as_ref()) {
+        Some(Fault::Conflict) => {
+            let failure = KnownFailure { for_good: false, error: chain(error.as_ref()) };
+            Aborted::Conflict(database(error), Some((id, failure)))
+        }
+        Some(Fault::Crowded) => Aborted::Conflict(database(error), None),
+        Some(Fault::Outage) => Aborted::Toolkit(database(error)),
+        Some(Fault::Data) | None => Aborted::Step(id, Failure::Retry(error).into()),
     }
 }
 
-fn conflict(error: BoxError) -> Result<Box<sqlx::Error>, BoxError> {
+/// What the driver said; where the step has wrapped it, all of that.
+fn driver_error(error: BoxError) -> sqlx::Error {
     match error.downcast::<sqlx::Error>() {
-        Ok(source) if is_conflict(&source) => Ok(source),
-        Ok(source) => Err(source),
-        Err(other) => Err(other),
+        Ok(source) => *source,
+        Err(wrapped) => sqlx::Error::Io(std::io::Error::other(wrapped)),
     }
 }

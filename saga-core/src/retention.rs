@@ -17,7 +17,7 @@ use crate::{
     id::SagaId,
     node::Shared,
     observer::Measure,
-    participant::{StepKind, chain},
+    participant::{Contract, StepKind, chain},
     store::WorkState,
 };
 
@@ -116,7 +116,7 @@ impl Housekeeping {
 
     fn starts(&self) -> Vec<&'static str> {
         let starts = self.shared.contracts.iter().filter(|contract| contract.kind == StepKind::Start);
-        starts.map(|contract| contract.name).collect()
+        starts.flat_map(Contract::names).collect()
     }
 
     async fn forget(&self) -> Result<u64, Error> {

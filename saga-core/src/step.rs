@@ -120,8 +120,19 @@ pub trait Step: Send + Sync + 'static {
     /// All of them name each other and emit the same event; whichever is done last emits it, once. Its `run` finds what the others
     /// did in the participant's own tables.
     const JOINS: &'static [&'static str] = &[];
+    /// What the step was called before. A saga that knows it by one of these names goes on under that name, with the ids and
+    /// idempotency keys that come of it: otherwise a call would be made a second time under another key. New sagas know the new one.
+    /// Rows show the name that they go under, and so `saga work --step` is asked for that one.
+    ///
+    /// An instance that knows only the old name must not run beside one that knows the new one: it would take a saga that the other
+    /// has settled for new. Where they have to, deploy the old name first with the new one in this list, then the new name with the
+    /// old one in it: the list says what else the step is called, in either direction of time.
+    const FORMERLY: &'static [&'static str] = &[];
     /// How long one run, call or compensation may take before it counts as failed.
     const TIMEOUT: Duration = Duration::from_secs(30);
+    /// How many calls of an external step one process makes at a time, in each direction. Fifteen times as many may wait for their
+    /// turn, leased; what exceeds them waits in the work table, and is no attempt.
+    const CALLS_AT_ONCE: usize = 64;
 
     /// When to try again, and for how long. The default never stops trying.
     fn retry(&self) -> Retry {

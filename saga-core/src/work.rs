@@ -20,6 +20,7 @@ use crate::{
     signal::{Signal, Tells},
     step::Direction,
     store::{FailedAttempt, KEPT_FAILURES, LedgerRow, WorkRow, WorkState},
+    turn::Turn,
 };
 
 /// How often a row of a step that this binary lacks is looked at.
@@ -52,8 +53,32 @@ impl From<Failure> for KnownFailure {
 impl Fold<'_> {
     // ---- rows that go on ---------------------------------------------------------------------------------------------
 
-    /// No event, but somebody should know: its bytes wait for a person, and block nobody.
-    pub(crate) fn malformed(&mut self, delivery: &Delivery, reason: String) {
+    /// No events, but somebody should know: their bytes wait for a person, and block nobody.
+    ///
+    /// Whoever redrives or discards such messages holds their lock, which is that of the nil saga, and so does this from here to the
+    /// commit: otherwise a message that two instances take at the same time would come back after a person has discarded it at the
+    /// one. A batch that redrives some takes this lock with those of its sagas, so that the two may wait in a circle: a conflict.
+    pub(crate) async fn malformed(&mut self, messages: Vec<Arrival<'_>>) -> Result<(), Aborted> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.done.tx.lock(&[SagaId(Uuid::nil())]).await?;
+        let place = |delivery: &Delivery| ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
+        let ids = messages.iter().filter_map(|message| match message {
+            Arrival::Malformed(delivery, _) => Some(place(delivery)),
+            _ => None,
+        });
+        let ids: Vec<ReactionId> = ids.collect();
+        self.absent.discarded.extend(self.done.tx.discarded(&ids).await?);
+        self.absent.waiting = self.done.tx.work_rows(&ids).await?.into_iter().map(|row| row.id).collect();
+        for message in messages {
+            self.settle(message).await?;
+        }
+        Ok(())
+    }
+
+    /// One of them.
+    pub(crate) fn keep(&mut self, delivery: &Delivery, reason: String) {
         let id = ReactionId::of_message(&delivery.topic, delivery.partition, delivery.offset);
         if self.absent.discarded.contains(&id) || self.absent.waiting.contains(&id) {
             return; // Delivered again: it waits, or a person has looked at it before.
@@ -146,11 +171,13 @@ impl Fold<'_> {
     }
 
     async fn resume(&mut self, mut row: WorkRow) -> Result<(), Aborted> {
-        if row.state == WorkState::Parked {
-            // It waited for others: its own time begins now.
-            row.counted_from = row.counted_from.max(self.now);
+        if row.state == WorkState::Parked || row.is_held() {
+            // It waited for others, or for its step: its own time goes on now.
+            row.counted_from = self.now;
         }
-        let Some(step) = self.shared.contracts.iter().position(|contract| contract.name == row.step) else {
+        let Some(step) =
+            self.shared.contracts.iter().position(|contract| contract.names().any(|name| name == row.step))
+        else {
             // A step of another version of this participant: its rows wait for that, and are not looked at all the time.
             let due_at = Some(self.now.saturating_add(millis(OTHER_VERSION)));
             self.rows(row.saga).put_work(WorkRow { due_at, ..row });
@@ -177,13 +204,14 @@ impl Fold<'_> {
                 self.rows(saga).put_work(row);
                 return Ok(());
             }
-            if let Admission::Hold(until) = self.shared.breakers.ask(step, row.direction, row.id, self.now) {
-                row.state = WorkState::Deferred;
-                row.lease_owner = None;
-                let row = row.held(self.spread(until));
-                self.rows(saga).put_work(row);
-                return Ok(());
-            }
+            let turn = match self.may(step, row.direction, row.id, true) {
+                Ok(turn) => turn,
+                Err(_) => {
+                    let row = row.held(self.now);
+                    self.rows(saga).put_work(row);
+                    return Ok(());
+                }
+            };
             // Counted before the call is made, and under the saga's lock: of two instances only one gets here.
             row.attempts += 1;
             if row.direction == Direction::Forward
@@ -192,15 +220,18 @@ impl Fold<'_> {
                 let attempts = row.attempts;
                 self.rows(row.saga).put_ledger(LedgerRow { attempts, ..ledger });
             }
-            self.call(step, row);
+            if let Some(turn) = turn {
+                self.call(step, row, turn);
+            }
             return Ok(());
         }
         let delivery = row.delivery.clone();
         match Envelope::decode(&delivery) {
             Ok(event) => {
                 let (id, direction) = (row.id, row.direction);
+                let name = self.rows(row.saga).name_of(contract);
                 let current =
-                    Current { id, step, contract, direction, delivery: &delivery, event: &event, row: Some(row) };
+                    Current { id, step, contract, name, direction, delivery: &delivery, event: &event, row: Some(row) };
                 self.react(current).await
             }
             Err(malformed) => {
@@ -279,25 +310,43 @@ impl Fold<'_> {
         self.done.changes.outbox.extend(signal.row(tells, topic, id, self.now, trace));
     }
 
-    /// Waits for its step to recover, and is no attempt.
-    pub(crate) fn held(&mut self, current: &Current<'_>) -> Option<Outcome> {
-        let asked = self.shared.breakers.ask(current.step, current.direction, current.id, self.now);
-        let Admission::Hold(until) = asked else { return None };
-        let row = self.work_row(current, WorkState::Deferred).held(self.spread(until));
-        self.rows(current.event.saga).put_work(row);
-        Some(Outcome::Deferred("everything fails at this step: one reaction probes, the others wait".to_owned()))
+    /// May it go on now? With a turn, if it calls another system; otherwise `Err` says what it has to be held for.
+    pub(crate) fn admit(&self, current: &Current<'_>) -> Result<Option<Turn>, &'static str> {
+        self.may(current.step, current.direction, current.id, current.row.is_some())
     }
 
-    /// A little later, so that those who wait for one moment do not all come at it.
-    fn spread(&self, until: i64) -> i64 {
-        until.saturating_add(i64::try_from(self.shared.clock.random() % 1_000).unwrap_or(0))
+    /// The one place that decides whether a reaction goes on or is held. Room comes first: a probe that could not call would be lost.
+    fn may(
+        &self,
+        step: usize,
+        direction: Direction,
+        id: ReactionId,
+        waited: bool,
+    ) -> Result<Option<Turn>, &'static str> {
+        let turn = match self.contract(step).kind {
+            StepKind::External => {
+                let turn = self.shared.turns.take(step, direction, waited);
+                Some(turn.ok_or("as many calls as may wait for the other system do")?)
+            }
+            _ => None,
+        };
+        match self.shared.breakers.ask(step, direction, id, self.now) {
+            Admission::Go => Ok(turn),
+            Admission::Hold(_) => Err("everything fails at this step: one reaction probes, the others wait"),
+        }
+    }
+
+    /// Waits for its step, which is no attempt. See [`WorkRow::held`].
+    pub(crate) fn hold(&mut self, current: &Current<'_>, why: &str) -> Outcome {
+        let row = self.work_row(current, WorkState::Deferred).held(self.now);
+        self.rows(current.event.saga).put_work(row);
+        Outcome::Deferred(why.to_owned())
     }
 
     /// The step did what it was asked to.
     pub(crate) fn succeeded(&mut self, current: &Current<'_>) {
         let Current { step, direction, .. } = *current;
         if self.shared.breakers.succeeded(step, direction) {
-            self.done.recovered.push((step, direction));
             let (participant, name) = (self.shared.participant.name(), current.contract.name);
             tracing::info!(participant, step = name, %direction, "the step works again: its breaker is closed");
             self.measure(&Measure::Breaker { step: name, direction, open: false });
@@ -328,21 +377,21 @@ impl Fold<'_> {
         }
         let next = match self.blame(current) {
             breaker::Verdict::Opens(at) | breaker::Verdict::Excused(at) => {
-                let due = self.spread(at);
-                row = row.held(due);
-                Some(due)
+                row = row.held(self.now);
+                Some(at)
             }
             breaker::Verdict::Counts => {
                 row.counted += 1;
                 let wait = policy.next(row.counted, self.now - row.counted_from, self.shared.clock.random());
-                wait.map(|wait| self.now.saturating_add(millis(wait)))
+                let due = wait.map(|wait| self.now.saturating_add(millis(wait)));
+                row.due_at = due;
+                due
             }
         };
         let Some(due) = next else {
             let reason = format!("{} attempts failed, the last with: {}", row.attempts, failure.error);
             return self.stick(&current.with(Some(row)), reason, true);
         };
-        row.due_at = Some(due);
         tracing::warn!(
             participant = self.shared.participant.name(),
             step = current.contract.name,
@@ -403,7 +452,7 @@ impl Fold<'_> {
             None => WorkRow {
                 id: current.id,
                 saga: current.event.saga,
-                step: current.contract.name.to_owned(),
+                step: current.name.to_owned(),
                 direction: current.direction,
                 state,
                 seq: 0,

@@ -70,6 +70,35 @@ async fn an_outage_uses_up_nobodys_policy_and_is_probed_by_one() {
     assert_eq!(breakers, [opened, closed]);
 }
 
+/// What a step cannot take is not read again and again: it costs the other steps nothing, however much of it there is.
+#[tokio::test]
+async fn thousands_that_are_held_keep_no_other_due_work_waiting() {
+    let mut toy = Toy::new([Todo::Fail]).await;
+    let other = toy.saga();
+    toy.send(other, Fetch::TYPE, "f1");
+    toy.settle().await; // `ask` is due again in a minute
+    (0..100).for_each(|_| toy.script.then(Todo::Fail));
+    for i in 0..5_000 {
+        toy.send(toy.saga(), Asked::TYPE, &format!("a{i}"));
+    }
+    toy.settle().await;
+    let rows = toy.store.work(10_000).await.unwrap();
+    let held = rows.iter().filter(|row| row.step == "do" && row.attempts == 0).count();
+    assert!(held > 4_900, "{held} of {}", rows.len());
+    let before: std::collections::BTreeMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
+
+    toy.clock.advance(Duration::from_secs(60));
+    toy.script.forget();
+    (0..1).for_each(|_| toy.script.then(Todo::Fail)); // the probe, or the call: whichever comes first
+    for _ in 0..3 {
+        toy.node.turn().await.unwrap();
+    }
+    assert_eq!(toy.emitted(other), [Fetched::TYPE], "leased, called, settled: {:?}", toy.script.seen());
+    let after = toy.store.work(10_000).await.unwrap();
+    let touched = after.iter().filter(|row| before[&row.id] != **row).count();
+    assert!(touched <= 2, "{touched} of {} were written again", after.len());
+}
+
 #[tokio::test]
 async fn a_gateway_that_is_down_is_called_by_one_and_every_call_is_made_when_it_is_back() {
     let mut toy = Toy::new(vec![Todo::Fail; 100_000]).await;

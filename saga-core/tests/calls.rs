@@ -3,10 +3,25 @@
 
 mod toy;
 
-use std::{pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::poll;
-use saga_core::{Event as _, State, store::WorkState};
+use saga_core::{
+    Event as _, External, Never, Participant, State, Step, StepContext, StepResult,
+    id::SagaId,
+    node::Node,
+    observer::Unseen,
+    retry::Retry,
+    step::{CallContext, MustSucceed, retry},
+    store::{Store, WorkState},
+};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
 use toy::*;
 
 #[tokio::test]
@@ -158,4 +173,129 @@ async fn a_late_answer_that_contradicts_what_was_settled_needs_a_person() {
             assert_eq!(row.reason, "attempt 1 was answered false, after true had settled it");
         }
     }
+}
+
+/// A system that answers nobody before it is opened.
+struct System {
+    open: watch::Sender<bool>,
+    calls: Mutex<Calls>,
+}
+#[derive(Default)]
+struct Calls {
+    going: BTreeSet<SagaId>,
+    most: usize,
+    attempts: BTreeMap<SagaId, Vec<u32>>,
+}
+struct Slow(Arc<System>);
+impl Step for Slow {
+    const NAME: &'static str = "slow";
+    type On = AskedOtherwise;
+    type Emits = Did;
+    type Rejects = Never;
+    type CompensatedOn = Never;
+    const CALLS_AT_ONCE: usize = 8;
+}
+impl External for Slow {
+    type Reply = ();
+    async fn call(&self, _: &AskedOtherwise, cx: &CallContext) -> MustSucceed<()> {
+        {
+            let mut calls = self.0.calls.lock().unwrap();
+            assert!(calls.going.insert(cx.saga()), "two calls of one saga at a time");
+            calls.most = calls.most.max(calls.going.len());
+            calls.attempts.entry(cx.saga()).or_default().push(cx.attempt());
+        }
+        self.0.open.subscribe().wait_for(|open| *open).await.unwrap();
+        self.0.calls.lock().unwrap().going.remove(&cx.saga());
+        Ok(())
+    }
+    async fn run(&self, _: AskedOtherwise, (): (), _: &mut StepContext<'_>) -> StepResult<Self> {
+        Ok(Did {})
+    }
+}
+
+/// Another system, which fails each first attempt.
+struct Quick;
+impl Step for Quick {
+    const NAME: &'static str = "quick";
+    type On = Fetch;
+    type Emits = Fetched;
+    type Rejects = Never;
+    type CompensatedOn = Never;
+    fn retry(&self) -> Retry {
+        Retry::fixed(Duration::from_secs(1)).forever()
+    }
+}
+impl External for Quick {
+    type Reply = ();
+    async fn call(&self, _: &Fetch, cx: &CallContext) -> MustSucceed<()> {
+        if cx.attempt() == 1 && cx.idempotency_key().0.as_u128().is_multiple_of(2) { retry("lost") } else { Ok(()) }
+    }
+    async fn run(&self, _: Fetch, (): (), _: &mut StepContext<'_>) -> StepResult<Self> {
+        Ok(Fetched {})
+    }
+}
+
+async fn count(store: &Store, sql: &'static str) -> i64 {
+    store.fetch_optional::<(i64,), _>(sql, ()).await.unwrap().unwrap().0
+}
+
+/// Until `sql` counts as many.
+async fn counts(store: &Store, sql: &'static str, many: i64) {
+    let counted = async {
+        while count(store, sql).await != many {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if timeout(Duration::from_secs(60), counted).await.is_err() {
+        panic!("{sql}: {} instead of {many}", count(store, sql).await);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_system_slows_its_own_step_only() {
+    const SLOW: i64 = 2_000;
+    const OTHERS: i64 = 100;
+    let toy = Toy::new([]).await;
+    let system = Arc::new(System { open: watch::Sender::new(false), calls: Mutex::default() });
+    let cast = Participant::new("toy").external(Slow(system.clone())).external(Quick).step(Silent);
+    let Toy { broker, clock, store, .. } = &toy;
+    // In a group of its own, because the toy's node has a part of the partitions.
+    let source = broker.source("slow", &cast.listens_to());
+    let node = Node::observed(cast, store.clone(), source, broker.sink(), Arc::new(Unseen), clock.clone()).unwrap();
+    let slow: Vec<_> = (0..SLOW).map(|_| toy.saga()).collect();
+    for (i, saga) in slow.iter().enumerate() {
+        toy.send(*saga, AskedOtherwise::TYPE, &format!("slow{i}"));
+    }
+    let stop = CancellationToken::new();
+    let watch = async {
+        // As many as may be called or wait for that, and the others in the work table, each without an attempt.
+        let room = 8 * 16;
+        counts(store, "SELECT count(*) FROM toy_work WHERE state = 'calling' AND attempts = 1", room).await;
+        counts(store, "SELECT count(*) FROM toy_work WHERE state = 'deferred' AND attempts = 0", SLOW - room).await;
+
+        for i in 0..OTHERS {
+            toy.send(toy.saga(), Fetch::TYPE, &format!("quick{i}"));
+            toy.send(toy.saga(), Started1::TYPE, &format!("local{i}"));
+        }
+        counts(store, "SELECT count(*) FROM toy_ledger WHERE step = 'silent' AND state = 'done'", OTHERS).await;
+        counts(store, "SELECT count(*) FROM toy_work WHERE step = 'quick' AND state = 'calling'", 0).await;
+        clock.advance(Duration::from_secs(2)); // what is tried again goes on, too
+        counts(store, "SELECT count(*) FROM toy_ledger WHERE step = 'quick' AND state = 'done'", OTHERS).await;
+        assert_eq!(count(store, "SELECT count(*) FROM toy_ledger WHERE step = 'slow' AND state = 'done'").await, 0);
+        assert_eq!(system.calls.lock().unwrap().most, 8);
+
+        system.open.send_replace(true);
+        counts(store, "SELECT count(*) FROM toy_ledger WHERE step = 'slow' AND state = 'done'", SLOW).await;
+    };
+    let mut runs = pin!(node.run(stop.cancelled()));
+    tokio::select! {
+        ended = &mut runs => panic!("it ends by itself: {ended:?}"),
+        () = watch => stop.cancel(),
+    }
+    runs.await.unwrap();
+    assert_eq!(store.work(10).await.unwrap(), []);
+    let calls = system.calls.lock().unwrap();
+    assert!(calls.most <= 8, "{}", calls.most);
+    assert_eq!(calls.attempts.len(), slow.len());
+    assert!(calls.attempts.values().all(|attempts| attempts == &[1]), "waiting is no attempt");
 }

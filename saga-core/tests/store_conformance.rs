@@ -14,8 +14,8 @@ use saga_core::{
     id::{EventId, ReactionId, SagaId},
     step::Direction,
     store::{
-        Changes, Conn, DiscardedRow, FailedAttempt, LedgerRow, Note, OutboxRow, Record, StartedRow, Store, Tx, Which,
-        WorkRow, WorkState,
+        Changes, Conn, DiscardedRow, Due, FailedAttempt, Lane, LedgerRow, Note, OutboxEntry, OutboxRow, Record,
+        StartedRow, Store, Tx, Which, WorkRow, WorkState,
     },
 };
 use sqlx::AssertSqlSafe;
@@ -136,6 +136,9 @@ on_every_store!(
     the_outbox_is_claimed_by_one_at_a_time,
     two_sweepers_never_claim_the_same_row,
     a_refused_row_is_never_claimed_again,
+    a_refused_row_is_claimed_again_when_a_person_says_so,
+    the_outbox_is_read_in_pages,
+    a_claim_is_released_by_who_made_it,
     a_start_is_remembered,
     starts_with_one_key_wait_for_each_other,
     a_saga_is_in_one_transaction_at_a_time,
@@ -146,7 +149,7 @@ on_every_store!(
     a_newer_database_is_refused,
     old_sagas_are_forgotten_whole,
     open_sagas_are_found_in_a_range,
-    deferred_work_is_woken_by_step_and_direction,
+    due_work_is_asked_for_by_lane,
 );
 
 fn saga(n: u128) -> SagaId {
@@ -547,10 +550,15 @@ async fn due_work_comes_in_order(bench: &Bench) {
     let row = |id, due_at| WorkRow { due_at, ..work_row(id, saga(id + 100)) };
     wait_for(&bench.store, vec![row(1, Some(30)), row(2, Some(10)), row(3, None), row(4, Some(20)), row(5, Some(31))])
         .await;
-    let pair = |id: u128| (ReactionId(Uuid::from_u128(id)), saga(id + 100));
-    assert_eq!(bench.store.work_due(30, 10).await.unwrap(), [pair(2), pair(4), pair(1)]);
-    assert_eq!(bench.store.work_due(30, 2).await.unwrap(), [pair(2), pair(4)]);
-    assert_eq!(bench.store.work_due(9, 2).await.unwrap(), []);
+    let due = async |now, room| {
+        let lane = Lane { step: "charge-customer", direction: Direction::Forward, room };
+        let due = bench.store.work_due(now, &[lane]).await.unwrap();
+        due.into_iter().map(|due| (due.id.0.as_u128(), due.saga)).collect::<Vec<_>>()
+    };
+    let pair = |id: u128| (id, saga(id + 100));
+    assert_eq!(due(30, 10).await, [pair(2), pair(4), pair(1)]);
+    assert_eq!(due(30, 2).await, [pair(2), pair(4)]);
+    assert_eq!(due(9, 2).await, []);
     assert_eq!(bench.store.work_next_due().await.unwrap(), Some(10));
 }
 
@@ -613,6 +621,52 @@ async fn a_refused_row_is_never_claimed_again(bench: &Bench) {
     assert_eq!(ids(&store.outbox_claim(10, 10, 11, 9).await.unwrap()), [2]);
     assert_eq!(ids(&store.outbox_claim(1_000, 10, 1_001, 9).await.unwrap()), [2]);
     assert_eq!(store.outbox_len().await.unwrap(), 2, "and stays to be seen");
+}
+
+async fn a_refused_row_is_claimed_again_when_a_person_says_so(bench: &Bench) {
+    let store = &bench.store;
+    publish(store, vec![outbox_row(1, 0), outbox_row(2, 0)]).await;
+    assert_eq!(ids(&store.outbox_claim(10, 10, 1_000, 1).await.unwrap()), [1]);
+    store.outbox_refuse(Uuid::from_u128(1), "too large").await.unwrap();
+    assert_eq!(store.outbox_retry(&[1, 2, 77].map(Uuid::from_u128)).await.unwrap(), 1, "one was refused");
+    assert_eq!(store.outbox_retry(&[]).await.unwrap(), 0);
+    assert_eq!(ids(&store.outbox_claim(10, 10, 11, 9).await.unwrap()), [1, 2], "its claim ended, too");
+}
+
+async fn the_outbox_is_read_in_pages(bench: &Bench) {
+    let store = &bench.store;
+    let mut other = outbox_row(4, 200);
+    other.message.key = saga(9).to_string();
+    publish(store, vec![outbox_row(3, 200), outbox_row(1, 300), outbox_row(2, 100), other.clone()]).await;
+    let entry = |row, refused: Option<&str>| OutboxEntry { row, claimed_until: 0, refused: refused.map(str::to_owned) };
+    let all = async |after, limit| store.outbox_page(true, None, after, limit).await.unwrap();
+    assert_eq!(all(None, 2).await, [entry(outbox_row(2, 100), None), entry(outbox_row(3, 200), None)]);
+    let after = Some((200, Uuid::from_u128(3)));
+    assert_eq!(all(after, 9).await, [entry(other.clone(), None), entry(outbox_row(1, 300), None)]);
+    assert_eq!(store.outbox_page(false, None, None, 9).await.unwrap(), []);
+
+    store.outbox_refuse(Uuid::from_u128(1), "too large").await.unwrap();
+    store.outbox_refuse(Uuid::from_u128(4), "no topic").await.unwrap();
+    let refused = [entry(other, Some("no topic")), entry(outbox_row(1, 300), Some("too large"))];
+    assert_eq!(store.outbox_page(false, None, None, 9).await.unwrap(), refused);
+    assert_eq!(store.outbox_page(false, Some(saga(9)), None, 9).await.unwrap(), refused[..1]);
+    assert_eq!(store.outbox_page(true, Some(saga(8)), None, 9).await.unwrap(), []);
+    store.outbox_claim(1_000, 1_000, 2_000, 9).await.unwrap();
+    let claims: Vec<i64> = all(None, 9).await.iter().map(|entry| entry.claimed_until).collect();
+    assert_eq!(claims, [2_000, 2_000, 0, 0], "what is refused is not claimed");
+}
+
+async fn a_claim_is_released_by_who_made_it(bench: &Bench) {
+    let store = &bench.store;
+    publish(store, vec![outbox_row(1, 0), outbox_row(2, 0), outbox_row(3, 0)]).await;
+    assert_eq!(ids(&store.outbox_claim(10, 10, 20, 2).await.unwrap()), [1, 2]);
+    assert_eq!(ids(&store.outbox_claim(20, 10, 50, 1).await.unwrap()), [1], "somebody else's");
+    store.outbox_release(&[1, 2, 3, 77].map(Uuid::from_u128), 20, 15).await.unwrap();
+    store.outbox_release(&[], 20, 15).await.unwrap();
+    store.outbox_hold(&[3, 77].map(Uuid::from_u128), 17).await.unwrap();
+    store.outbox_hold(&[1, 3].map(Uuid::from_u128), 12).await.unwrap();
+    assert_eq!(ids(&store.outbox_claim(15, 10, 16, 9).await.unwrap()), [2]);
+    assert_eq!(ids(&store.outbox_claim(17, 10, 18, 9).await.unwrap()), [2, 3], "a claim is not shortened by another");
 }
 
 async fn a_start_is_remembered(bench: &Bench) {
@@ -811,29 +865,35 @@ async fn open_sagas_are_found_in_a_range(bench: &Bench) {
     assert_eq!(store.open_sagas("place", before, started_at(999, 7), 2).await.unwrap(), [before, open]);
 }
 
-async fn deferred_work_is_woken_by_step_and_direction(bench: &Bench) {
+/// What a step cannot take is not read: however much of it there is, the others have their turn.
+async fn due_work_is_asked_for_by_lane(bench: &Bench) {
     let store = &bench.store;
-    let row = |id, due_at| WorkRow { due_at, counted_from: 9_000, ..work_row(id, saga(id)) };
+    let row = |id, due_at| WorkRow { due_at: Some(due_at), ..work_row(id, saga(id)) };
     wait_for(
         store,
         vec![
-            row(1, Some(9_000)),
-            WorkRow { counted_from: 40, ..row(8, Some(9_000)) }, // waits by its own policy
-            row(2, Some(10)),                                    // due before
-            row(3, None),
-            WorkRow { step: "other".to_owned(), ..row(4, Some(9_000)) },
-            WorkRow { direction: Direction::Compensation, ..row(5, Some(9_000)) },
-            WorkRow { state: WorkState::Calling, ..row(6, Some(9_000)) },
-            row(7, Some(9_000)),
+            row(1, 10),
+            row(2, 11),
+            row(3, 12),
+            row(4, 51),
+            WorkRow { step: "other".to_owned(), ..row(5, 40) },
+            WorkRow { direction: Direction::Compensation, ..row(6, 20) },
+            WorkRow { step: "of-another-version".to_owned(), ..row(7, 9) },
+            WorkRow { state: WorkState::Calling, step: "other".to_owned(), ..row(8, 30) },
         ],
     )
     .await;
-    assert_eq!(store.work_wake("charge-customer", Direction::Forward, 50, 1).await.unwrap(), 1);
-    assert_eq!(store.work_wake("charge-customer", Direction::Forward, 50, 10).await.unwrap(), 1);
-    let due = store.work_due(50, 10).await.unwrap();
-    let mut due: Vec<_> = due.into_iter().map(|(id, _)| id.0.as_u128()).collect();
-    due.sort_unstable();
-    assert_eq!(due, [1, 2, 7]);
+    let lane = |step, direction, room| Lane { step, direction, room };
+    let asked = [
+        lane("charge-customer", Direction::Compensation, 9),
+        lane("charge-customer", Direction::Forward, 2),
+        lane("other", Direction::Forward, 9),
+    ];
+    let ids = |due: Vec<Due>| due.into_iter().map(|due| (due.id.0.as_u128(), due.lane)).collect::<Vec<_>>();
+    let due = ids(store.work_due(50, &asked).await.unwrap());
+    assert_eq!(due, [(1, 1), (6, 0), (8, 2), (2, 1), (5, 2)], "the first of each lane comes before the second of any");
+    assert_eq!(ids(store.work_due(50, &asked[2..]).await.unwrap()), [(8, 0), (5, 0)]);
+    assert_eq!(store.work_due(50, &[]).await.unwrap(), []);
     let counts = store.work_counts().await.unwrap();
     assert_eq!(counts, [(WorkState::Calling, 1), (WorkState::Deferred, 7)]);
 }

@@ -355,11 +355,21 @@ async fn receiving_may_be_cancelled(world: &dyn World) {
 
 async fn members_share_partitions(world: &dyn World) {
     let topic = world.topic("three");
-    let mut one = world.source("shared", &[&topic]);
+    // The group of the configuration.
+    let mut one = world.source("reader", &[&topic]);
     publish(world, &[message(&topic, 1, 1)]).await;
     let first = receive(&mut *one, 1).await;
     one.settled(&positions(&first)).expect("positions are taken");
-    let other = world.source("shared", &[&topic]);
+    if let Some(config) = world.kafka() {
+        // Committed before the group changes. The embedded broker refuses positions while members join, and then what was
+        // settled last comes again, as it may.
+        let begun = Instant::now();
+        while patiently(lag(&config, &[&topic])).await.expect("it tells").behind > 0 {
+            assert!(begun.elapsed() < PATIENCE, "the position is not committed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let other = world.source("reader", &[&topic]);
     let ready = |source: &dyn Source| match source.status() {
         SourceStatus::Ready(partitions) => partitions,
         SourceStatus::NotReady(_) => 0,
@@ -418,10 +428,15 @@ async fn a_position_that_the_broker_does_not_have_is_an_error(world: &dyn World)
 async fn a_key_is_in_the_same_partition_everywhere(world: &dyn World) {
     let topic = world.topic("three");
     let messages: Vec<Message> = (0..20).map(|number| message(&topic, number, number)).collect();
-    publish(world, &messages).await;
+    let sink = world.sink();
+    assert!(patiently(sink.publish(&messages)).await.iter().all(Result::is_ok));
     let mut source = world.source("keys", &[&topic]);
     let place = |delivery: Delivery| (delivery.key, delivery.partition);
     let came: BTreeSet<_> = receive(&mut *source, 20).await.into_iter().map(place).collect();
+    if world.kafka().is_some() {
+        let told = messages.iter().map(|message| (Some(message.key.clone().into_bytes()), sink.partition(message)));
+        assert_eq!(came, told.collect(), "a sink knows where its messages go");
+    }
     let memory = MemoryBroker::new(&[(&topic, 3)]);
     assert!(memory.sink().publish(&messages).await.iter().all(Result::is_ok));
     assert_eq!(came, memory.messages(&topic).into_iter().map(place).collect());

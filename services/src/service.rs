@@ -276,10 +276,12 @@ impl<O: Args + fmt::Debug> Service<O> {
         let starting = async {
             let store = connect(options, self.name).await?;
             store.check().await.with_context(|| format!("the database is not ready for {}", self.name))?;
+            // What serves HTTP has connections of its own: a flood of requests must not keep the participant from settling.
+            let requests = store.apart().await.context("the database cannot be reached")?;
             let kafka = options.kafka(self.name)?;
             let source = KafkaSource::connect(&kafka, &participant.listens_to()).context("no source of events")?;
             let sink = KafkaSink::connect(&kafka).context("no way to publish events")?;
-            let node = Node::observed(participant, store.clone(), source, sink, observer, Clock::system())?;
+            let node = Node::observed(participant, store, source, sink, observer, Clock::system())?;
             #[cfg(feature = "harness")]
             let node = node.with_harness(&saga_core::harness::Harness::from_environment()?);
             let node = node.remembering(options.retention());
@@ -290,13 +292,13 @@ impl<O: Args + fmt::Debug> Service<O> {
             let listener = TcpListener::bind(options.http)
                 .await
                 .with_context(|| format!("HTTP cannot be served at {}", options.http))?;
-            anyhow::Ok((store, node, listener))
+            anyhow::Ok((requests, node, listener))
         };
-        let (store, node, listener) = tokio::select! {
+        let (requests, node, listener) = tokio::select! {
             started = starting => started?,
             () = signals.next() => return Ok(()),
         };
-        let routes = (self.routes)(node.starter(), store).merge(health(node.health()));
+        let routes = (self.routes)(node.starter().over(requests.clone()), requests).merge(health(node.health()));
         let http = listener.local_addr()?;
         println!("{}: at http://{http}", self.name);
         tracing::info!(service = self.name, %http, brokers = %options.brokers, "playing");
@@ -316,8 +318,26 @@ impl<O: Args + fmt::Debug> Service<O> {
     }
 }
 
+/// A service that has never had its database ends, and whoever runs it starts it again: a wrong address must not look like an outage.
+/// One that has had it waits for it.
 async fn connect(options: &Options, name: &str) -> anyhow::Result<Store> {
-    Store::connect(&options.database(name), name).await.context("the database cannot be reached")
+    let url = options.database(name);
+    let store = Store::connect(&url, name).await;
+    store.with_context(|| {
+        format!(
+            "the database {} cannot be reached: start it, or say with SAGA_DATABASE or --database where it is",
+            without_secrets(&url)
+        )
+    })
+}
+
+/// A database's URL, fit for a log: no user, no password, no parameters.
+fn without_secrets(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+        _ => url.to_owned(),
+    }
 }
 
 /// Runs the statements of a service's own schema, each of which may have been run before.
@@ -335,11 +355,18 @@ pub async fn create_tables(store: &Store, schema: &[&'static str]) -> anyhow::Re
 /// `/health`: the process lives. `/ready`: it has its database and its partitions.
 fn health(node: Health) -> Router {
     let ready = async move || match node.ready().await {
-        Ok(()) => match node.failing_steps() {
-            steps if steps.is_empty() => Ok("ready".to_owned()),
-            // Still ready: another instance would fare no better.
-            steps => Ok(format!("ready, but everything fails at {}", steps.join(", "))),
-        },
+        Ok(()) => {
+            // Still ready with these: another instance would fare no better.
+            let (steps, partitions) = (node.failing_steps(), node.slow_partitions());
+            let mut said = "ready".to_owned();
+            if !steps.is_empty() {
+                said += &format!(", but everything fails at {}", steps.join(", "));
+            }
+            if !partitions.is_empty() {
+                said += &format!(", but events wait for the broker at {}", partitions.join(", "));
+            }
+            Ok(said)
+        }
         Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     };
     Router::new().route("/health", get(async || "alive")).route("/ready", get(ready))
@@ -355,6 +382,18 @@ fn describe(participant: &Participant, options: &Options, json: bool) -> anyhow:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_is_named_without_its_password() {
+        for (url, named) in [
+            ("postgres://order:s3@cret@db:5432/shop?password=x", "postgres://db:5432/shop"),
+            ("postgres://db/shop", "postgres://db/shop"),
+            ("sqlite:order.db", "sqlite:order.db"),
+        ] {
+            let shown = without_secrets(url);
+            assert!(shown == named && !shown.contains("order:"), "{url}: {shown}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_well_formed_and_hides_secrets() {

@@ -110,7 +110,8 @@ impl Stage {
             }
             match next {
                 Some(due) => {
-                    let wait = u64::try_from(due - self.clock.now()).unwrap_or(0).max(1);
+                    // What is due and was left is held until its step can take it: a node looks again after a while.
+                    let wait = u64::try_from(due - self.clock.now()).ok().filter(|wait| *wait > 0).unwrap_or(100);
                     self.clock.advance(Duration::from_millis(wait));
                 }
                 None => return Ok(()),

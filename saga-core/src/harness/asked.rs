@@ -110,6 +110,7 @@ named! {
         NoLedgerCheck "no-ledger-check" "A forward runs whatever the ledger says.",
         BlindTransition "blind-transition" "A transition overwrites whatever state it finds.",
         ReadBeforeLock "read-before-lock" "The rows of a saga are read before its lock is held, which is what lock and read in one statement of PostgreSQL come to.",
+        LockAndReadInOne "lock-and-read-in-one" "The statement that reads a saga's ledger takes its lock, too: on PostgreSQL it reads what was there before it waited. Broken on a real PostgreSQL; SQLite has no such statement.",
         RandomEventId "random-event-id" "Event ids are random.",
         VoidForgotten "void-forgotten" "A forward runs although its compensation came first.",
         CallingAsNone "calling-as-none" "A compensation takes a call of unknown outcome for one that was never made.",

@@ -29,9 +29,9 @@ pub struct Settling {
 }
 
 /// Publishes what was committed.
-pub struct Publishing(Publisher);
+pub struct Publishing(Box<Publisher>);
 
-/// Publishes what a crash left.
+/// Finds what a crash left.
 pub struct Sweeping(Sweeper);
 
 /// Forgets old sagas.
@@ -63,7 +63,7 @@ impl Node {
         let sweeping = Sweeping(self.publisher.sweeper());
         let keeping = Keeping(Housekeeping::new(self.shared.clone(), self.retention));
         let settling = Settling { shared: self.shared, source: self.source, unsettled: self.unsettled };
-        Parts { settling, publishing: Publishing(self.publisher), sweeping, keeping }
+        Parts { settling, publishing: Publishing(Box::new(self.publisher)), sweeping, keeping }
     }
 }
 
@@ -92,7 +92,7 @@ impl Publishing {
 }
 
 impl Sweeping {
-    /// One sweep; how many rows it found.
+    /// One sweep; how many rows it found, which are published by the next turn of [`Publishing`].
     pub async fn turn(&self) -> Result<usize, Error> {
         self.0.sweep().await
     }

@@ -20,9 +20,12 @@ use crate::{
 };
 use saga_compensation::State;
 
+mod fault;
 mod postgres;
 mod schema;
 mod sqlite;
+
+pub(crate) use fault::{Fault, fault};
 
 /// An event's type beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +163,8 @@ pub struct WorkRow {
     pub attempts: u32,
     /// Failures that count against the step's policy: not those while everything failed there.
     pub counted: u32,
-    /// Since when its policy's time runs, in milliseconds since the Unix epoch. In the future while everything fails at its step.
+    /// Since when its policy's time runs, in milliseconds since the Unix epoch. Later than `due_at` in a row that is held: its time
+    /// stands still until it goes on.
     pub counted_from: i64,
     /// Which process calls.
     pub lease_owner: Option<Uuid>,
@@ -186,6 +190,17 @@ pub struct OutboxRow {
     pub message: Message,
     /// When it was written, in milliseconds since the Unix epoch.
     pub created_at: i64,
+}
+
+/// An event that has not gone out, as a person sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxEntry {
+    /// The row.
+    pub row: OutboxRow,
+    /// Until when a sweep has it for itself, in milliseconds since the Unix epoch; zero when none has had it.
+    pub claimed_until: i64,
+    /// Why the broker refuses it for good. `None` while it is tried by itself.
+    pub refused: Option<String>,
 }
 
 /// What one transaction changes.
@@ -231,13 +246,44 @@ pub struct Which {
     pub since: Option<i64>,
 }
 
+/// The rows of one step in one direction, of which only so many are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane<'a> {
+    /// The step; empty for messages that reached none.
+    pub step: &'a str,
+    /// Which way.
+    pub direction: Direction,
+    /// At most so many rows.
+    pub room: u32,
+}
+
+/// A row whose time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// One event at one step in one direction.
+    pub id: ReactionId,
+    /// Its saga; the nil UUID for a message that names none.
+    pub saga: SagaId,
+    /// Since when it is due, in milliseconds since the Unix epoch.
+    pub due_at: i64,
+    /// Which of the lanes that were asked for it is in.
+    pub lane: usize,
+}
+
 /// The place of a row in the order (saga, seq, id), for reading on behind it.
 pub type Place = (SagaId, i64, ReactionId);
 
 impl WorkRow {
-    /// The row while everything fails at its step: it is due again at `due`, and its policy's time does not begin before.
-    pub(crate) fn held(self, due: i64) -> Self {
-        Self { due_at: Some(due), counted_from: self.counted_from.max(due), ..self }
+    /// The row while its step cannot take it, which is no attempt. It is due, and asked for when the step can; until then its
+    /// policy's time stands still.
+    pub(crate) fn held(self, now: i64) -> Self {
+        let state = WorkState::Deferred;
+        Self { state, lease_owner: None, due_at: Some(now), counted_from: now.saturating_add(1), ..self }
+    }
+
+    /// See [`WorkRow::held`]. No other row has a policy whose time begins when it is due already.
+    pub(crate) fn is_held(&self) -> bool {
+        self.due_at.is_some_and(|due| due < self.counted_from)
     }
 
     /// Where it stands among all rows.
@@ -404,6 +450,15 @@ impl Store {
         }
     }
 
+    /// The same tables over connections of its own, for another kind of work: whoever takes all of these waits for itself. On SQLite
+    /// it is the same store, because a file has one writer, whoever asks; those who wait for it are served in their order.
+    pub async fn apart(&self) -> Result<Self, Error> {
+        Ok(match self {
+            Self::Postgres(store) => Self::Postgres(store.apart().await?),
+            Self::Sqlite(store) => Self::Sqlite(store.clone()),
+        })
+    }
+
     /// Creates or upgrades the tables. Safe to run at any time, also from several processes at once.
     pub async fn migrate(&self) -> Result<(), Error> {
         on!(Self, self, store => store.migrate().await)
@@ -464,14 +519,50 @@ impl Store {
         on!(Self, self, store => store.outbox_len().await)
     }
 
+    /// Claims these rows, which are in flight somewhere, until `until` at least: whoever sweeps meanwhile leaves them alone.
+    pub async fn outbox_hold(&self, rows: &[Uuid], until: i64) -> Result<(), Error> {
+        on!(Self, self, store => store.outbox_hold(rows, until).await)
+    }
+
+    /// Lets the claims on these rows that end at `claim` end at `until` instead, so that another sweep takes the rows sooner. Claims
+    /// that somebody else has made since stay as they are.
+    pub async fn outbox_release(&self, rows: &[Uuid], claim: i64, until: i64) -> Result<(), Error> {
+        on!(Self, self, store => store.outbox_release(rows, claim, until).await)
+    }
+
+    /// Up to `limit` outbox rows behind `after` (a row's time and id), the oldest first: those that the broker refuses for good, or
+    /// with `all` those that wait for it, too; of one saga, if it is named.
+    pub async fn outbox_page(
+        &self,
+        all: bool,
+        saga: Option<SagaId>,
+        after: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        on!(Self, self, store => store.outbox_page(all, saga, after, limit).await)
+    }
+
+    /// Takes the mark of [`Store::outbox_refuse`] away from these rows, so that the next sweep publishes them. Returns how many
+    /// had it.
+    pub async fn outbox_retry(&self, rows: &[Uuid]) -> Result<u64, Error> {
+        on!(Self, self, store => store.outbox_retry(rows).await)
+    }
+
     /// Marks an outbox row that the broker refuses for good: it is never claimed again, and shows its reason.
     pub async fn outbox_refuse(&self, row: Uuid, reason: &str) -> Result<(), Error> {
         on!(Self, self, store => store.outbox_refuse(row, reason).await)
     }
 
-    /// Rows whose time has come (`due_at <= now`), oldest due first.
-    pub async fn work_due(&self, now: i64, limit: u32) -> Result<Vec<(ReactionId, SagaId)>, Error> {
-        on!(Self, self, store => store.work_due(now, limit).await)
+    /// Rows whose time has come (`due_at <= now`): of each of these lanes the oldest due, at most its room. The first row of every
+    /// lane comes before the second of any, and else the oldest first, so that a cut anywhere leaves each lane its share. Rows of other steps are not asked for.
+    pub async fn work_due(&self, now: i64, lanes: &[Lane<'_>]) -> Result<Vec<Due>, Error> {
+        let mut due = on!(Self, self, store => store.work_due(now, lanes).await)?;
+        let mut places = vec![0_usize; lanes.len()];
+        due.sort_by_cached_key(|due| {
+            places[due.lane] += 1;
+            (places[due.lane], due.due_at)
+        });
+        Ok(due)
     }
 
     /// When the next row is due, if any has a time.
@@ -497,12 +588,6 @@ impl Store {
     /// What was discarded, the newest first, at most `limit`; of one saga if it is named.
     pub async fn discarded(&self, saga: Option<SagaId>, limit: u32) -> Result<Vec<DiscardedRow>, Error> {
         on!(Self, self, store => store.discarded(saga, limit).await)
-    }
-
-    /// Makes up to `limit` rows of a step and direction due at `now` that were held (see [`WorkRow::counted_from`]), and returns how
-    /// many: what they waited for is over. Rows that wait by their own policy go on doing so.
-    pub async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
-        on!(Self, self, store => store.work_wake(step, direction, now, limit).await)
     }
 
     /// Makes every call that `owner` holds a lease on due at `now`: the process stops.
@@ -569,6 +654,15 @@ impl Tx {
     /// Locks these sagas (sorted, without repetitions) at this participant until the transaction ends.
     pub async fn lock(&mut self, sagas: &[SagaId]) -> Result<(), Error> {
         on!(Self, self, tx => tx.lock(sagas).await)
+    }
+
+    /// [`Rule::LockAndReadInOne`](crate::harness::Rule::LockAndReadInOne): from now on [`Tx::lock`] leaves the locks to the statement
+    /// that reads the ledger. Nothing on SQLite, whose lock is its `BEGIN IMMEDIATE`.
+    #[cfg(feature = "harness")]
+    pub(crate) fn locks_when_it_reads(&mut self, broken: bool) {
+        if let (Self::Postgres(tx), true) = (self, broken) {
+            tx.locks_when_it_reads();
+        }
     }
 
     /// Ledger and work rows of these sagas. A statement of its own after [`Tx::lock`]: lock and read in one statement sees

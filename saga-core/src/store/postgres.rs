@@ -12,13 +12,13 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    Changes, DiscardedRow, LedgerRow, OutboxRow, Place, StartedRow, State, Which, WorkRow, WorkState,
-    schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
+    Changes, DiscardedRow, Due, Lane, LedgerRow, OutboxEntry, OutboxRow, Place, StartedRow, State, Which, WorkRow,
+    WorkState,
+    schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, OutboxEntryCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
     id::{ReactionId, SagaId},
-    step::Direction,
 };
 
 /// Outbox and work rows are deleted soon after they were written: a share of a table that is usually empty is no threshold, so
@@ -48,7 +48,7 @@ const MIGRATIONS: Migrations = &[(
         since bigint NOT NULL, reason text NOT NULL, blocks boolean NOT NULL, counted bigint NOT NULL,
         counted_from bigint NOT NULL
     ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-    CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX {p}_work_due_at ON {p}_work (step, direction, due_at, id) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
     CREATE TABLE {p}_started (
         caller text NOT NULL, key text NOT NULL, fingerprint bytea NOT NULL, saga uuid NOT NULL, answer text NOT NULL,
@@ -109,6 +109,9 @@ pub struct Tx {
     sql: Arc<Statements>,
     /// A write failed: what it left must never be committed.
     failed: bool,
+    /// A rule is broken on purpose: the keys that [`Tx::lock`] has left to the statement that reads.
+    #[cfg(feature = "harness")]
+    unlocked: Option<Vec<i64>>,
 }
 
 /// Every statement that names a table, written out once.
@@ -122,6 +125,10 @@ struct Statements {
     outbox_claim: Arc<str>,
     outbox_len: Arc<str>,
     outbox_refuse: Arc<str>,
+    outbox_hold: Arc<str>,
+    outbox_release: Arc<str>,
+    outbox_page: Arc<str>,
+    outbox_retry: Arc<str>,
     outbox_insert: Arc<str>,
     work_due: Arc<str>,
     work_next_due: Arc<str>,
@@ -132,7 +139,6 @@ struct Statements {
     work_rows: Arc<str>,
     work_upsert: Arc<str>,
     work_delete: Arc<str>,
-    work_wake: Arc<str>,
     release_leases: Arc<str>,
     ledger: Arc<str>,
     ledger_of: Arc<str>,
@@ -184,8 +190,24 @@ impl Statements {
             )),
             outbox_len: sql("SELECT count(*) FROM {p}_outbox"),
             outbox_refuse: sql("UPDATE {p}_outbox SET refused = $2 WHERE id = $1"),
+            outbox_hold: sql(
+                "UPDATE {p}_outbox SET claimed_until = $2 WHERE id = ANY($1::uuid[]) AND claimed_until < $2",
+            ),
+            outbox_release: sql(
+                "UPDATE {p}_outbox SET claimed_until = $3 WHERE id = ANY($1::uuid[]) AND claimed_until = $2",
+            ),
+            outbox_page: sql(&format!(
+                "SELECT {outbox}, claimed_until, refused FROM {{p}}_outbox WHERE ($1 OR refused IS NOT NULL) \
+                 AND ($2::text IS NULL OR key = $2) AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5"
+            )),
+            outbox_retry: sql(
+                "UPDATE {p}_outbox SET refused = NULL, claimed_until = 0 WHERE id = ANY($1::uuid[]) AND refused IS NOT NULL",
+            ),
             outbox_insert: sql(&format!("INSERT INTO {{p}}_outbox ({outbox}) SELECT * FROM unnest({outbox_arrays})")),
-            work_due: sql("SELECT id, saga FROM {p}_work WHERE due_at <= $1 ORDER BY due_at, id LIMIT $2"),
+            work_due: sql("SELECT w.id, w.saga, w.due_at, l.lane FROM unnest($2::text[], $3::text[], $4::bigint[]) \
+                 WITH ORDINALITY AS l (step, direction, room, lane) CROSS JOIN LATERAL \
+                 (SELECT id, saga, due_at FROM {p}_work WHERE step = l.step AND direction = l.direction AND due_at <= $1 \
+                  ORDER BY due_at, id LIMIT l.room) AS w ORDER BY l.lane, w.due_at, w.id"),
             work_next_due: sql("SELECT min(due_at) FROM {p}_work WHERE due_at IS NOT NULL"),
             work: sql(&format!("SELECT {work} FROM {{p}}_work ORDER BY saga, seq, id LIMIT $1")),
             work_row: sql(&format!("SELECT {work} FROM {{p}}_work WHERE id = $1")),
@@ -228,11 +250,6 @@ impl Statements {
                  ORDER BY l.saga",
             ),
             work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
-            // A row that a transaction is at work on need not be woken, and waiting for it could end in a deadlock.
-            work_wake: sql(
-                "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
-                 AND state = 'deferred' AND due_at > $3 AND counted_from > $3 LIMIT $4 FOR UPDATE SKIP LOCKED)",
-            ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
             ),
@@ -274,25 +291,35 @@ fn safe(sql: &Arc<str>) -> AssertSqlSafe<Arc<str>> {
     AssertSqlSafe(Arc::clone(sql))
 }
 
+async fn connect(options: PgConnectOptions) -> Result<PgPool, Error> {
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .before_acquire(|conn, meta| {
+            Box::pin(async move {
+                if meta.idle_for > RESTED {
+                    conn.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_with(options)
+        .await
+        .map_err(Error::database("connecting"))
+}
+
 impl Postgres {
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url).map_err(Error::database("reading its URL"))?.options(SETTINGS);
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE)
-            .test_before_acquire(false)
-            .before_acquire(|conn, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > RESTED {
-                        conn.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_with(options)
-            .await
-            .map_err(Error::database("connecting"))?;
+        let pool = connect(options).await?;
         Ok(Self { pool, sql: Arc::new(Statements::new(&prefix)), prefix: prefix.into() })
+    }
+
+    /// The same tables over another pool.
+    pub(super) async fn apart(&self) -> Result<Self, Error> {
+        let pool = connect((*self.pool.connect_options()).clone()).await?;
+        Ok(Self { pool, sql: Arc::clone(&self.sql), prefix: Arc::clone(&self.prefix) })
     }
 
     pub(super) async fn migrate(&self) -> Result<(), Error> {
@@ -334,7 +361,14 @@ impl Postgres {
             .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
             .await
             .map_err(Error::database("beginning a transaction"))?;
-        Ok(Tx { tx, prefix: Arc::clone(&self.prefix), sql: Arc::clone(&self.sql), failed: false })
+        Ok(Tx {
+            tx,
+            prefix: Arc::clone(&self.prefix),
+            sql: Arc::clone(&self.sql),
+            failed: false,
+            #[cfg(feature = "harness")]
+            unlocked: None,
+        })
     }
 
     pub(super) async fn outbox_delete(&self, rows: &[Uuid]) -> Result<(), Error> {
@@ -375,6 +409,56 @@ impl Postgres {
         Ok(count.unsigned_abs())
     }
 
+    pub(super) async fn outbox_hold(&self, rows: &[Uuid], until: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.outbox_hold))
+            .bind(rows)
+            .bind(until)
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("claiming outbox rows that are in flight"))?;
+        Ok(())
+    }
+
+    pub(super) async fn outbox_release(&self, rows: &[Uuid], claim: i64, until: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.outbox_release))
+            .bind(rows)
+            .bind(claim)
+            .bind(until)
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("releasing outbox rows"))?;
+        Ok(())
+    }
+
+    pub(super) async fn outbox_page(
+        &self,
+        all: bool,
+        saga: Option<SagaId>,
+        after: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        let (created_at, id) = after.unwrap_or((i64::MIN, Uuid::nil()));
+        let cells: Vec<OutboxEntryCells<Uuid>> = sqlx::query_as(safe(&self.sql.outbox_page))
+            .bind(all)
+            .bind(saga.map(|saga| saga.to_string()))
+            .bind(created_at)
+            .bind(id)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(Error::database("reading the outbox"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn outbox_retry(&self, rows: &[Uuid]) -> Result<u64, Error> {
+        let done = sqlx::query(safe(&self.sql.outbox_retry))
+            .bind(rows)
+            .execute(&self.pool)
+            .await
+            .map_err(Error::database("taking the mark from refused outbox rows"))?;
+        Ok(done.rows_affected())
+    }
+
     pub(super) async fn outbox_refuse(&self, row: Uuid, reason: &str) -> Result<(), Error> {
         sqlx::query(safe(&self.sql.outbox_refuse))
             .bind(row)
@@ -385,14 +469,22 @@ impl Postgres {
         Ok(())
     }
 
-    pub(super) async fn work_due(&self, now: i64, limit: u32) -> Result<Vec<(ReactionId, SagaId)>, Error> {
-        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(safe(&self.sql.work_due))
+    pub(super) async fn work_due(&self, now: i64, lanes: &[Lane<'_>]) -> Result<Vec<Due>, Error> {
+        let rows: Vec<(Uuid, Uuid, i64, i64)> = sqlx::query_as(safe(&self.sql.work_due))
             .bind(now)
-            .bind(i64::from(limit))
+            .bind(lanes.iter().map(|lane| lane.step).collect::<Vec<_>>())
+            .bind(lanes.iter().map(|lane| lane.direction.as_str()).collect::<Vec<_>>())
+            .bind(lanes.iter().map(|lane| i64::from(lane.room)).collect::<Vec<_>>())
             .fetch_all(&self.pool)
             .await
             .map_err(Error::database("looking for due work"))?;
-        Ok(rows.into_iter().map(|(id, saga)| (ReactionId(id), SagaId(saga))).collect())
+        let due = |(id, saga, due_at, lane): (Uuid, Uuid, i64, i64)| Due {
+            id: ReactionId(id),
+            saga: SagaId(saga),
+            due_at,
+            lane: usize::try_from(lane - 1).unwrap_or(0), // ordinality counts from 1
+        };
+        Ok(rows.into_iter().map(due).collect())
     }
 
     pub(super) async fn work_next_due(&self) -> Result<Option<i64>, Error> {
@@ -496,18 +588,6 @@ impl Postgres {
         schema::counts(counts)
     }
 
-    pub(super) async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
-        let woken = sqlx::query(safe(&self.sql.work_wake))
-            .bind(step)
-            .bind(direction.as_str())
-            .bind(now)
-            .bind(i64::from(limit))
-            .execute(&self.pool)
-            .await
-            .map_err(Error::database("waking deferred work"))?;
-        Ok(woken.rows_affected())
-    }
-
     pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {
         sqlx::query(safe(&self.sql.release_leases))
             .bind(owner)
@@ -560,12 +640,41 @@ impl Tx {
         // Everybody takes the keys in this order, so nobody waits in a circle.
         let keys: BTreeSet<i64> =
             sagas.iter().map(|saga| lock_key(&[b"saga", self.prefix.as_bytes(), saga.0.as_bytes()])).collect();
+        let keys: Vec<i64> = keys.into_iter().collect();
+        #[cfg(feature = "harness")]
+        if let Some(unlocked) = &mut self.unlocked {
+            unlocked.extend(keys);
+            return Ok(());
+        }
         sqlx::query("SELECT count(pg_advisory_xact_lock(k)) FROM unnest($1::int8[]) k")
-            .bind(keys.into_iter().collect::<Vec<_>>())
+            .bind(keys)
             .execute(&mut *self.tx)
             .await
             .map_err(Error::database("locking sagas"))?;
         Ok(())
+    }
+
+    #[cfg(feature = "harness")]
+    pub(super) fn locks_when_it_reads(&mut self) {
+        self.unlocked = Some(Vec::new());
+    }
+
+    /// What a round trip less would look like. The locks are held before the first row is looked for, and yet the rows are those of
+    /// the statement's snapshot, which was taken before the wait.
+    #[cfg(feature = "harness")]
+    async fn lock_and_read(&mut self, sagas: &[Uuid], keys: Vec<i64>) -> Result<Vec<LedgerCells<Uuid>>, Error> {
+        let sql = format!(
+            "SELECT {} FROM {}_ledger WHERE (SELECT count(pg_advisory_xact_lock(k)) FROM unnest($2::int8[]) k) > 0 \
+             AND saga = ANY($1::uuid[])",
+            schema::LEDGER.join(", "),
+            self.prefix
+        );
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(sagas)
+            .bind(keys)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(Error::database("locking sagas and reading the ledger"))
     }
 
     pub(super) async fn horizon(&mut self) -> Result<i64, Error> {
@@ -610,11 +719,18 @@ impl Tx {
         // A saga that is named twice would be read twice.
         let sagas: BTreeSet<Uuid> = sagas.iter().map(|saga| saga.0).collect();
         let sagas: Vec<Uuid> = sagas.into_iter().collect();
+        #[cfg(feature = "harness")]
+        let past = match self.unlocked.as_mut().map(std::mem::take).filter(|keys| !keys.is_empty()) {
+            Some(keys) => Some(self.lock_and_read(&sagas, keys).await?),
+            None => None,
+        };
         let ledger: Vec<LedgerCells<Uuid>> = sqlx::query_as(safe(&self.sql.ledger_of))
             .bind(&sagas)
             .fetch_all(&mut *self.tx)
             .await
             .map_err(Error::database("reading the ledger"))?;
+        #[cfg(feature = "harness")]
+        let ledger = past.unwrap_or(ledger);
         let work: Vec<WorkCells<Uuid>> = sqlx::query_as(safe(&self.sql.work_of))
             .bind(&sagas)
             .fetch_all(&mut *self.tx)

@@ -9,7 +9,8 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{
-    Direction, DiscardedRow, LedgerRow, Note, OutboxRow, Place, Record, StartedRow, Which, WorkRow, WorkState,
+    Direction, DiscardedRow, LedgerRow, Note, OutboxEntry, OutboxRow, Place, Record, StartedRow, Which, WorkRow,
+    WorkState,
 };
 use crate::{
     envelope::{Delivery, Message, TraceContext},
@@ -334,6 +335,24 @@ impl<U: Into<Uuid>> TryFrom<OutboxCells<U>> for OutboxRow {
             message: Message { topic: cells.topic, key: cells.key, headers, body: cells.body },
             created_at: cells.created_at,
         })
+    }
+}
+
+/// An outbox row as it is read for a person.
+#[derive(Debug, FromRow)]
+pub(super) struct OutboxEntryCells<U> {
+    #[sqlx(flatten)]
+    row: OutboxCells<U>,
+    claimed_until: i64,
+    refused: Option<String>,
+}
+
+impl<U: Into<Uuid>> TryFrom<OutboxEntryCells<U>> for OutboxEntry {
+    type Error = Error;
+
+    fn try_from(cells: OutboxEntryCells<U>) -> Result<Self, Error> {
+        let OutboxEntryCells { row, claimed_until, refused } = cells;
+        Ok(Self { row: row.try_into()?, claimed_until, refused })
     }
 }
 

@@ -6,22 +6,29 @@
 //! Bulk writes are statements of 64, 32 .. 1 rows, so that a handful of prepared statements writes any number of rows and
 //! bytes are bound as bytes.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
-    AssertSqlSafe, Executor, Sqlite as Lite, SqliteConnection, SqlitePool, Transaction,
+    AssertSqlSafe, Connection, Executor, Sqlite as Lite, SqliteConnection, SqlitePool, Transaction,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{
-    Changes, DiscardedRow, LedgerRow, OutboxRow, Place, StartedRow, State, Which, WorkRow, WorkState,
-    schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, StartedCells, WorkCells},
+    Changes, DiscardedRow, Due, Lane, LedgerRow, OutboxEntry, OutboxRow, Place, StartedRow, State, Which, WorkRow,
+    WorkState,
+    schema::{self, DiscardedCells, LedgerCells, Migrations, OutboxCells, OutboxEntryCells, StartedCells, WorkCells},
 };
 use crate::{
     error::Error,
     id::{ReactionId, SagaId},
-    step::Direction,
 };
 
 const MIGRATIONS: Migrations = &[(
@@ -49,7 +56,7 @@ const MIGRATIONS: Migrations = &[(
         since INTEGER NOT NULL, reason TEXT NOT NULL, blocks INTEGER NOT NULL, counted INTEGER NOT NULL,
         counted_from INTEGER NOT NULL
     ) STRICT;
-    CREATE INDEX {p}_work_due_at ON {p}_work (due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX {p}_work_due_at ON {p}_work (step, direction, due_at, id) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
     CREATE TABLE {p}_started (
         caller TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, saga TEXT NOT NULL, answer TEXT NOT NULL,
@@ -149,6 +156,10 @@ struct Statements {
     outbox_claim: Arc<str>,
     outbox_len: Arc<str>,
     outbox_refuse: Arc<str>,
+    outbox_hold: Arc<str>,
+    outbox_release: Arc<str>,
+    outbox_page: Arc<str>,
+    outbox_retry: Arc<str>,
     outbox_insert: Bulk,
     work_due: Arc<str>,
     work_next_due: Arc<str>,
@@ -159,7 +170,6 @@ struct Statements {
     work_rows: Arc<str>,
     work_upsert: Bulk,
     work_delete: Arc<str>,
-    work_wake: Arc<str>,
     release_leases: Arc<str>,
     ledger: Arc<str>,
     ledger_of: Arc<str>,
@@ -201,12 +211,27 @@ impl Statements {
             )),
             outbox_len: sql("SELECT count(*) FROM {p}_outbox"),
             outbox_refuse: sql("UPDATE {p}_outbox SET refused = $2 WHERE id = $1"),
+            outbox_hold: sql(
+                "UPDATE {p}_outbox SET claimed_until = $2 WHERE id IN (SELECT value FROM json_each($1)) AND claimed_until < $2",
+            ),
+            outbox_release: sql(
+                "UPDATE {p}_outbox SET claimed_until = $3 WHERE id IN (SELECT value FROM json_each($1)) AND claimed_until = $2",
+            ),
+            outbox_page: sql(&format!(
+                "SELECT {outbox}, claimed_until, refused FROM {{p}}_outbox WHERE ($1 OR refused IS NOT NULL) \
+                 AND ($2 IS NULL OR key = $2) AND (created_at, id) > ($3, $4) ORDER BY created_at, id LIMIT $5"
+            )),
+            outbox_retry: sql(
+                "UPDATE {p}_outbox SET refused = NULL, claimed_until = 0 WHERE id IN (SELECT value FROM json_each($1)) AND refused IS NOT NULL",
+            ),
             outbox_insert: Bulk::new(
                 prefix,
                 schema::OUTBOX.len(),
                 &format!("INSERT INTO {{p}}_outbox ({outbox}) VALUES {{rows}}"),
             ),
-            work_due: sql("SELECT id, saga FROM {p}_work WHERE due_at <= $1 ORDER BY due_at, id LIMIT $2"),
+            work_due: sql(
+                "SELECT id, saga, due_at FROM {p}_work WHERE step = $1 AND direction = $2 AND due_at <= $3 ORDER BY due_at, id LIMIT $4",
+            ),
             work_next_due: sql("SELECT min(due_at) FROM {p}_work WHERE due_at IS NOT NULL"),
             work: sql(&format!("SELECT {work} FROM {{p}}_work ORDER BY saga, seq, id LIMIT $1")),
             work_row: sql(&format!("SELECT {work} FROM {{p}}_work WHERE id = $1")),
@@ -251,10 +276,6 @@ impl Statements {
                  ORDER BY l.saga",
             ),
             work_counts: sql("SELECT state, count(*) FROM {p}_work GROUP BY state ORDER BY state"),
-            work_wake: sql(
-                "UPDATE {p}_work SET due_at = $3 WHERE id IN (SELECT id FROM {p}_work WHERE step = $1 AND direction = $2 \
-                 AND state = 'deferred' AND due_at > $3 AND counted_from > $3 LIMIT $4)",
-            ),
             release_leases: sql(
                 "UPDATE {p}_work SET due_at = $2, lease_owner = NULL WHERE state = 'calling' AND lease_owner = $1",
             ),
@@ -302,6 +323,32 @@ fn safe(sql: &Arc<str>) -> AssertSqlSafe<Arc<str>> {
     AssertSqlSafe(Arc::clone(sql))
 }
 
+/// A full disk, an I/O error and a lack of memory may make SQLite roll back the whole transaction, not only the statement
+/// (<https://www.sqlite.org/lang_transaction.html>, section 3.1). Then a step that swallows the error goes on outside any
+/// transaction, where each of its statements would commit by itself: so nothing is committed between a rollback and the next
+/// time that the connection is taken. And the driver goes on counting the transaction, which nothing can end any more: such a
+/// connection is closed (in memory, where that is the database, only a lack of memory leads here).
+fn notices_lost_transactions(pool: SqlitePoolOptions) -> SqlitePoolOptions {
+    let lost = Arc::new(AtomicBool::new(false));
+    let taken = Arc::clone(&lost);
+    pool.after_connect(move |conn, _| {
+        let (rolled_back, asked) = (Arc::clone(&lost), Arc::clone(&lost));
+        Box::pin(async move {
+            let mut handle = conn.lock_handle().await?;
+            handle.set_rollback_hook(move || rolled_back.store(true, Ordering::Release));
+            handle.set_commit_hook(move || !asked.load(Ordering::Acquire));
+            Ok(())
+        })
+    })
+    .before_acquire(move |conn, _| {
+        let lost = Arc::clone(&taken);
+        Box::pin(async move {
+            lost.store(false, Ordering::Release);
+            Ok(!conn.is_in_transaction())
+        })
+    })
+}
+
 impl Sqlite {
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = SqliteConnectOptions::from_str(url)
@@ -315,6 +362,7 @@ impl Sqlite {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false);
+        let pool = notices_lost_transactions(pool);
         let one = pool.clone().max_connections(1);
         let (writer, readers) = if url.contains(":memory:") || url.contains("mode=memory") {
             let only = one.connect_with(options).await.map_err(Error::database("connecting"))?;
@@ -397,6 +445,56 @@ impl Sqlite {
         Ok(count.unsigned_abs())
     }
 
+    pub(super) async fn outbox_hold(&self, rows: &[Uuid], until: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.outbox_hold))
+            .bind(serde_json::to_string(rows)?)
+            .bind(until)
+            .execute(&self.writer)
+            .await
+            .map_err(Error::database("claiming outbox rows that are in flight"))?;
+        Ok(())
+    }
+
+    pub(super) async fn outbox_release(&self, rows: &[Uuid], claim: i64, until: i64) -> Result<(), Error> {
+        sqlx::query(safe(&self.sql.outbox_release))
+            .bind(serde_json::to_string(rows)?)
+            .bind(claim)
+            .bind(until)
+            .execute(&self.writer)
+            .await
+            .map_err(Error::database("releasing outbox rows"))?;
+        Ok(())
+    }
+
+    pub(super) async fn outbox_page(
+        &self,
+        all: bool,
+        saga: Option<SagaId>,
+        after: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        let (created_at, id) = after.unwrap_or((i64::MIN, Uuid::nil()));
+        let cells: Vec<OutboxEntryCells<Hyphenated>> = sqlx::query_as(safe(&self.sql.outbox_page))
+            .bind(all)
+            .bind(saga.map(|saga| saga.to_string()))
+            .bind(created_at)
+            .bind(id.hyphenated())
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database("reading the outbox"))?;
+        schema::rows(cells)
+    }
+
+    pub(super) async fn outbox_retry(&self, rows: &[Uuid]) -> Result<u64, Error> {
+        let done = sqlx::query(safe(&self.sql.outbox_retry))
+            .bind(serde_json::to_string(rows)?)
+            .execute(&self.writer)
+            .await
+            .map_err(Error::database("taking the mark from refused outbox rows"))?;
+        Ok(done.rows_affected())
+    }
+
     pub(super) async fn outbox_refuse(&self, row: Uuid, reason: &str) -> Result<(), Error> {
         sqlx::query(safe(&self.sql.outbox_refuse))
             .bind(row.hyphenated())
@@ -407,14 +505,26 @@ impl Sqlite {
         Ok(())
     }
 
-    pub(super) async fn work_due(&self, now: i64, limit: u32) -> Result<Vec<(ReactionId, SagaId)>, Error> {
-        let rows: Vec<(Hyphenated, Hyphenated)> = sqlx::query_as(safe(&self.sql.work_due))
-            .bind(now)
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(Error::database("looking for due work"))?;
-        Ok(rows.into_iter().map(|(id, saga)| (ReactionId(id.into()), SagaId(saga.into()))).collect())
+    pub(super) async fn work_due(&self, now: i64, lanes: &[Lane<'_>]) -> Result<Vec<Due>, Error> {
+        let mut due = Vec::new();
+        for (lane, asked) in lanes.iter().enumerate() {
+            let rows: Vec<(Hyphenated, Hyphenated, i64)> = sqlx::query_as(safe(&self.sql.work_due))
+                .bind(asked.step)
+                .bind(asked.direction.as_str())
+                .bind(now)
+                .bind(i64::from(asked.room))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(Error::database("looking for due work"))?;
+            let found = |(id, saga, due_at): (Hyphenated, Hyphenated, i64)| Due {
+                id: ReactionId(id.into()),
+                saga: SagaId(saga.into()),
+                due_at,
+                lane,
+            };
+            due.extend(rows.into_iter().map(found));
+        }
+        Ok(due)
     }
 
     pub(super) async fn work_next_due(&self) -> Result<Option<i64>, Error> {
@@ -516,18 +626,6 @@ impl Sqlite {
             .await
             .map_err(Error::database("counting work"))?;
         schema::counts(counts)
-    }
-
-    pub(super) async fn work_wake(&self, step: &str, direction: Direction, now: i64, limit: u32) -> Result<u64, Error> {
-        let woken = sqlx::query(safe(&self.sql.work_wake))
-            .bind(step)
-            .bind(direction.as_str())
-            .bind(now)
-            .bind(i64::from(limit))
-            .execute(&self.writer)
-            .await
-            .map_err(Error::database("waking deferred work"))?;
-        Ok(woken.rows_affected())
     }
 
     pub(super) async fn release_leases(&self, owner: Uuid, now: i64) -> Result<(), Error> {

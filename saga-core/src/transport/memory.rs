@@ -177,8 +177,7 @@ impl State {
     fn store(&mut self, topic: &str, stored: Stored) -> bool {
         let Some(partitions) = self.topics.get_mut(topic) else { return false };
         // As Kafka's clients do it, so that a saga is in the same partition here and there. No key is partition zero.
-        let hash = stored.key.as_deref().map_or(0, murmur2) & 0x7fff_ffff;
-        let index = hash as usize % partitions.len();
+        let index = stored.key.as_deref().map_or(0, |key| super::partition_of(key, partitions.len()));
         partitions[index].push(stored);
         true
     }
@@ -373,40 +372,5 @@ impl Sink for MemorySink {
             self.shared.changed.notify_waiters();
             results
         })
-    }
-}
-
-/// The hash that Kafka's Java client and librdkafka's `murmur2` partitioner spread keys with.
-fn murmur2(key: &[u8]) -> u32 {
-    const MIX: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c ^ key.len() as u32;
-    let (words, rest) = key.as_chunks::<4>();
-    for word in words {
-        let mut mixed = u32::from_le_bytes(*word).wrapping_mul(MIX);
-        mixed ^= mixed >> 24;
-        hash = hash.wrapping_mul(MIX) ^ mixed.wrapping_mul(MIX);
-    }
-    if !rest.is_empty() {
-        for (shift, byte) in rest.iter().enumerate() {
-            hash ^= u32::from(*byte) << (8 * shift);
-        }
-        hash = hash.wrapping_mul(MIX);
-    }
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(MIX);
-    hash ^ (hash >> 15)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The values are those of Kafka's own UtilsTest.
-    #[test]
-    fn keys_are_spread_as_kafka_spreads_them() {
-        assert_eq!(murmur2(b"21") as i32, -973_932_308);
-        assert_eq!(murmur2(b"foobar") as i32, -790_332_482);
-        assert_eq!(murmur2(b"a-little-bit-long-string") as i32, -985_981_536);
-        assert_eq!(murmur2(b"abc") as i32, 479_470_107);
     }
 }

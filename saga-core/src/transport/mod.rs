@@ -79,6 +79,50 @@ pub trait Sink: Send + Sync {
     /// Publishes all of them and waits for each acknowledgement; the results are in the order of the messages. A full queue
     /// is back-pressure, not an error.
     fn publish<'a>(&'a self, messages: &'a [Message]) -> BoxFuture<'a, Vec<Result<(), PublishError>>>;
+
+    /// The same, and tells of each message, by its index, as soon as its result is known: one that waits for its partition's
+    /// leader keeps nobody waiting but itself. Ends when it has told of all. By default it tells of all at the end.
+    fn publish_each<'a>(&'a self, messages: Vec<Message>, mut told: Told<'a>) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let results = self.publish(&messages).await;
+            results.into_iter().enumerate().for_each(|(index, result)| told(index, result));
+        })
+    }
+
+    /// The partition of its topic that a message goes to, as far as that is known: what is in one partition waits for one leader.
+    /// By default a topic is one.
+    fn partition(&self, _message: &Message) -> i32 {
+        0
+    }
+}
+
+/// Hears what became of a message: its index, and the result.
+pub type Told<'a> = Box<dyn FnMut(usize, Result<(), PublishError>) + Send + 'a>;
+
+/// The partition that a key belongs to, as Kafka's Java client and librdkafka's `murmur2` partitioner have it.
+fn partition_of(key: &[u8], partitions: usize) -> usize {
+    (murmur2(key) & 0x7fff_ffff) as usize % partitions.max(1)
+}
+
+/// The hash that they spread keys with.
+fn murmur2(key: &[u8]) -> u32 {
+    const MIX: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ key.len() as u32;
+    let (words, rest) = key.as_chunks::<4>();
+    for word in words {
+        let mut mixed = u32::from_le_bytes(*word).wrapping_mul(MIX);
+        mixed ^= mixed >> 24;
+        hash = hash.wrapping_mul(MIX) ^ mixed.wrapping_mul(MIX);
+    }
+    if !rest.is_empty() {
+        for (shift, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * shift);
+        }
+        hash = hash.wrapping_mul(MIX);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(MIX);
+    hash ^ (hash >> 15)
 }
 
 /// Why a message was not acknowledged.
@@ -131,4 +175,18 @@ pub enum TransportError {
         #[source]
         source: crate::step::BoxError,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values are those of Kafka's own UtilsTest.
+    #[test]
+    fn keys_are_spread_as_kafka_spreads_them() {
+        assert_eq!(murmur2(b"21") as i32, -973_932_308);
+        assert_eq!(murmur2(b"foobar") as i32, -790_332_482);
+        assert_eq!(murmur2(b"a-little-bit-long-string") as i32, -985_981_536);
+        assert_eq!(murmur2(b"abc") as i32, 479_470_107);
+    }
 }

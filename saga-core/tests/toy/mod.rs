@@ -98,7 +98,7 @@ impl Script {
     }
 }
 
-pub struct Do(Script);
+pub struct Do(pub Script);
 impl Step for Do {
     const NAME: &'static str = "do";
     type On = Either;
@@ -141,7 +141,7 @@ impl Local for Close {
     }
 }
 
-pub struct Ask(Script);
+pub struct Ask(pub Script);
 impl Step for Ask {
     const NAME: &'static str = "ask";
     type On = Fetch;
@@ -230,16 +230,37 @@ pub struct Toy {
     pub node: Node,
 }
 
+/// An event of another participant, as a toy that runs by itself hears it.
+pub fn send(broker: &MemoryBroker, saga: SagaId, event_type: &str, id: &str) {
+    let key = saga.to_string();
+    let headers: [(&str, &[u8]); 5] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", event_type.as_bytes()),
+        ("ce_id", id.as_bytes()),
+        ("ce_source", b"/test"),
+        ("ce_sagaid", key.as_bytes()),
+    ];
+    assert!(broker.inject("toy", Some(key.as_bytes()), &headers, b"{}"));
+}
+
 impl Toy {
     pub async fn new(todo: impl IntoIterator<Item = Todo>) -> Self {
-        let broker = MemoryBroker::new(&[("toy", 3), (saga_core::signal::TOPIC, 1)]);
-        let clock = Clock::manual(1_800_000_000_000, 7);
-        let store = Store::connect("sqlite::memory:", "toy").await.unwrap();
+        Self::on("sqlite::memory:", todo).await
+    }
+
+    /// On a database of its own, which is empty.
+    pub async fn on(url: &str, todo: impl IntoIterator<Item = Todo>) -> Self {
+        let store = Store::connect(url, "toy").await.unwrap();
         store.migrate().await.unwrap();
         let mut tx = store.begin().await.unwrap();
         tx.conn().execute("CREATE TABLE effects (saga TEXT, step TEXT)", ()).await.unwrap();
         tx.commit().await.unwrap();
-        let script = Script::of(todo);
+        Self::with(store, Clock::manual(1_800_000_000_000, 7), Script::of(todo))
+    }
+
+    /// With a broker of its own, on tables that are there.
+    pub fn with(store: Store, clock: Clock, script: Script) -> Self {
+        let broker = MemoryBroker::new(&[("toy", 3), (saga_core::signal::TOPIC, 1)]);
         let node = Self::play(&broker, &clock, &store, &script, broker.sink(), Arc::new(Unseen));
         Self { broker, clock, store, script, node }
     }
@@ -294,15 +315,7 @@ impl Toy {
     }
 
     pub fn send(&self, saga: SagaId, event_type: &str, id: &str) {
-        let key = saga.to_string();
-        let headers: [(&str, &[u8]); 5] = [
-            ("ce_specversion", b"1.0"),
-            ("ce_type", event_type.as_bytes()),
-            ("ce_id", id.as_bytes()),
-            ("ce_source", b"/test"),
-            ("ce_sagaid", key.as_bytes()),
-        ];
-        assert!(self.broker.inject("toy", Some(key.as_bytes()), &headers, b"{}"));
+        send(&self.broker, saga, event_type, id);
     }
 
     /// Until nothing is left to do at this time.

@@ -119,6 +119,9 @@ impl World<'_> {
             Done::Swept(result) => {
                 let participant = self.instances[i].participant;
                 if result.is_ok_and(|rows| rows > 0) {
+                    if let Some(alive) = &mut self.instances[i].alive {
+                        alive.owes = true;
+                    }
                     self.expect();
                 }
                 if self.stores[participant].outbox_len().await? > 0 {

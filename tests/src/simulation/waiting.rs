@@ -9,8 +9,11 @@ use saga_core::{
     store::{WorkRow, WorkState},
 };
 
-use super::{instance::Reacted, world::World};
+use super::{BEGIN, instance::Reacted, world::World};
 use crate::stage::PARTICIPANTS;
+
+/// How often a running node looks at the work table, in milliseconds.
+const LOOKS_EVERY: i64 = 100;
 
 /// A row of the work table.
 pub(super) struct Waits {
@@ -63,7 +66,10 @@ impl World<'_> {
 
     pub(super) async fn look_at_work(&mut self, participant: &'static str) -> Result<()> {
         let rows = self.stores[participant].work(100_000).await?;
-        self.due.insert(participant, rows.iter().filter_map(|row| row.due_at).min());
+        // What is due and was left is held until its step can take it: a node looks again after a while.
+        let now = BEGIN + self.ether.now();
+        let looks = |due: i64| if due <= now { now + LOOKS_EVERY } else { due };
+        self.due.insert(participant, rows.iter().filter_map(|row| row.due_at).map(looks).min());
         let waits = |row: WorkRow| {
             let WorkRow { id, saga, step, direction, seq, blocks, .. } = row;
             Waits { id, saga, step, direction, seq, blocks }

@@ -21,14 +21,20 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    pub(super) fn with(&self, settings: &[&[(&str, &str)]]) -> Result<ClientConfig, TransportError> {
+    /// The settings of one kind of client: ours, and what users add, as far as that kind knows it.
+    pub(super) fn client(&self, kind: Kind) -> Result<ClientConfig, TransportError> {
         if self.brokers.trim().is_empty() {
             let reason = "expected at least one host:port".to_owned();
             return Err(TransportError::Setting { name: "brokers".to_owned(), reason });
         }
+        let (ours, foreign): (_, &[&[&str]]) = match kind {
+            Kind::Consumer => (CONSUMER, &[PRODUCER_ONLY]),
+            Kind::Producer => (PRODUCER, &[CONSUMER_ONLY]),
+            Kind::Admin => (&[][..], &[CONSUMER_ONLY, PRODUCER_ONLY]),
+        };
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
-        for (name, value) in settings.iter().copied().flatten() {
+        for (name, value) in BOTH.iter().chain(ours) {
             config.set(*name, *value);
         }
         for (name, value) in &self.extra {
@@ -36,10 +42,23 @@ impl KafkaConfig {
             if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| *owned == name) {
                 return Err(TransportError::Setting { name: name.to_owned(), reason: (*reason).to_owned() });
             }
-            config.set(name, value);
+            if !foreign.iter().any(|names| names.contains(&name)) {
+                config.set(name, value);
+            }
         }
         Ok(config)
     }
+}
+
+/// What a client is for. Users give their settings once, for all kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It reads.
+    Consumer,
+    /// It publishes.
+    Producer,
+    /// It does neither.
+    Admin,
 }
 
 impl fmt::Debug for KafkaConfig {
@@ -52,14 +71,14 @@ impl fmt::Debug for KafkaConfig {
 }
 
 /// What both directions need.
-pub(super) const BOTH: &[(&str, &str)] = &[
+const BOTH: &[(&str, &str)] = &[
     ("log.connection.close", "false"),
     ("reconnect.backoff.max.ms", "1000"),
     // New topics and partitions are seen in half a minute, not in five.
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
-pub(super) const CONSUMER: &[(&str, &str)] = &[
+const CONSUMER: &[(&str, &str)] = &[
     ("enable.auto.commit", "true"),
     ("auto.commit.interval.ms", "1000"),
     // Or positions count as settled before anybody has seen the message.
@@ -81,7 +100,7 @@ pub(super) const CONSUMER: &[(&str, &str)] = &[
     ("queued.max.messages.kbytes", "65536"),
 ];
 
-pub(super) const PRODUCER: &[(&str, &str)] = &[
+const PRODUCER: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
     // The outbox tries for ever, so the client must not give up either.
@@ -120,6 +139,53 @@ const OWNED: &[(&str, &str)] = &[
     ("test.mock.num.brokers", "messages would go to a broker that keeps nothing: start the embedded one and say so"),
 ];
 
+/// Settings of consumers, of which other clients warn (librdkafka, CONFIGURATION.md, "C"), but for those that are ours.
+const CONSUMER_ONLY: &[&str] = &[
+    "auto.commit.interval.ms",
+    "consume.callback.max.messages",
+    "coordinator.query.interval.ms",
+    "fetch.error.backoff.ms",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "fetch.min.bytes",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
+    "group.instance.id",
+    "group.protocol.type",
+    "group.remote.assignor",
+    "heartbeat.interval.ms",
+    "max.partition.fetch.bytes",
+    "max.poll.interval.ms",
+    "offset.store.method",
+    "offset.store.path",
+    "offset.store.sync.interval.ms",
+    "queued.max.messages.kbytes",
+    "queued.min.messages",
+    "session.timeout.ms",
+];
+
+/// The same of producers ("P").
+const PRODUCER_ONLY: &[&str] = &[
+    "batch.num.messages",
+    "batch.size",
+    "compression.codec",
+    "compression.level",
+    "compression.type",
+    "delivery.report.only.error",
+    "enable.gapless.guarantee",
+    "linger.ms",
+    "message.send.max.retries",
+    "queue.buffering.backpressure.threshold",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "queuing.strategy",
+    "request.timeout.ms",
+    "retries",
+    "sticky.partitioning.linger.ms",
+    "transaction.timeout.ms",
+];
+
 /// A client's creation error is nearly always a setting that it does not know or cannot take.
 pub(super) fn creation_error(error: KafkaError) -> TransportError {
     match error {
@@ -130,6 +196,16 @@ pub(super) fn creation_error(error: KafkaError) -> TransportError {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Mutex, time::Duration};
+
+    use rdkafka::{
+        ClientContext,
+        config::RDKafkaLogLevel,
+        consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+        message::DeliveryResult,
+        producer::{BaseProducer, Producer as _, ProducerContext},
+    };
+
     use super::{
         super::{KafkaSink, KafkaSource},
         *,
@@ -158,6 +234,51 @@ mod tests {
             "{refused:?}"
         );
         assert!(KafkaSink::connect(&config(&[("compression.type", "lz4"), ("linger.ms", "5")])).is_ok());
+    }
+
+    /// Keeps the client's warnings about its settings.
+    #[derive(Default)]
+    struct Warnings(Mutex<Vec<String>>);
+
+    impl ClientContext for Warnings {
+        fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+            if facility == "CONFWARN" {
+                super::super::locked(&self.0).push(line.to_owned());
+            }
+        }
+    }
+
+    impl ConsumerContext for Warnings {}
+    impl ProducerContext for Warnings {
+        type DeliveryOpaque = ();
+
+        fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+    }
+
+    #[test]
+    fn each_client_is_given_the_settings_that_it_knows() {
+        let both = config(&[("session.timeout.ms", "9000"), ("linger.ms", "5"), ("client.id", "me")]);
+        let named = |kind| {
+            let client = both.client(kind).expect("none of these is ours");
+            ["session.timeout.ms", "linger.ms", "client.id"].map(|name| client.get(name).map(str::to_owned))
+        };
+        let some = |value: &str| Some(value.to_owned());
+        assert_eq!(named(Kind::Consumer), [some("9000"), None, some("me")]);
+        assert_eq!(named(Kind::Producer), [None, some("5"), some("me")]);
+        assert_eq!(named(Kind::Admin), [None, None, some("me")]);
+
+        let create = |kind| both.client(kind).expect("none of these is ours");
+        let producer: BaseProducer<Warnings> =
+            create(Kind::Producer).create_with_context(Warnings::default()).expect("a producer");
+        let mut consuming = create(Kind::Consumer);
+        let consumer: BaseConsumer<Warnings> =
+            consuming.set("group.id", "me").create_with_context(Warnings::default()).expect("a consumer");
+        // Warnings are handed out by polling.
+        producer.poll(Duration::from_millis(50));
+        drop(consumer.poll(Duration::from_millis(50)));
+        for warnings in [&**producer.context(), &**consumer.context()] {
+            assert_eq!(*super::super::locked(&warnings.0), Vec::<String>::new());
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rdkafka::{
 
 use super::{
     ANSWER_WITHIN, POLL, client_error,
-    config::{BOTH, CONSUMER, KafkaConfig, creation_error},
+    config::{KafkaConfig, Kind, creation_error},
     topics::partition_counts,
 };
 use crate::transport::{Position, TransportError};
@@ -72,7 +72,7 @@ async fn ask<T: Send + 'static>(
     context: String,
     question: impl Fn(&BaseConsumer, TopicPartitionList) -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, TransportError> {
-    let mut client = config.with(&[BOTH, CONSUMER])?;
+    let mut client = config.client(Kind::Consumer)?;
     client.set("group.id", &config.group).set("enable.auto.commit", "false");
     let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
     let asking = move || {

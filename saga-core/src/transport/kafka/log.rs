@@ -10,7 +10,7 @@ use rdkafka::{
 
 use super::{
     ANSWER_WITHIN, POLL, client_error,
-    config::{BOTH, CONSUMER, KafkaConfig, PRODUCER, creation_error},
+    config::{KafkaConfig, Kind, creation_error},
     delivery, is_refusal,
     sink::{Record, acknowledged, owned, produce_with, send},
     topics::partition_counts,
@@ -23,7 +23,7 @@ const READ_ALL_BYTES: usize = 1 << 30;
 /// Reads topics from their beginning to what is their end now, outside any group. Topic after topic, each partition in order;
 /// the epochs are zero. At most 1 GiB of bodies.
 pub async fn read_all(config: &KafkaConfig, topics: &[&str]) -> Result<Vec<Delivery>, TransportError> {
-    let mut client = config.with(&[BOTH, CONSUMER])?;
+    let mut client = config.client(Kind::Consumer)?;
     // The client asks for a group's name; assigning by hand neither joins it nor, without commits, leaves a trace of it.
     client.set("group.id", format!("{}-reader", config.group)).set("enable.auto.commit", "false");
     let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
@@ -42,7 +42,7 @@ pub async fn read_all(config: &KafkaConfig, topics: &[&str]) -> Result<Vec<Deliv
 /// Publishes messages as they are, however malformed: what a foreign publisher could send, and what was read by [`read_all`],
 /// once more. The key decides on the partition; where the deliveries stood before counts for nothing.
 pub async fn inject(config: &KafkaConfig, messages: &[Delivery]) -> Result<(), TransportError> {
-    let producer = produce_with(&config.with(&[BOTH, PRODUCER])?).map_err(creation_error)?;
+    let producer = produce_with(&config.client(Kind::Producer)?).map_err(creation_error)?;
     let failed = |error| client_error("publishing messages as they are", error);
     let mut sent = Vec::with_capacity(messages.len());
     for message in messages {

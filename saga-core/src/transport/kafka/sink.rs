@@ -1,11 +1,12 @@
 //! The producer: a message counts as published when the broker has acknowledged it, and only then.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
@@ -16,13 +17,13 @@ use rdkafka::{
 
 use super::{
     ANSWER_WITHIN, MISSING_FOR, POLL,
-    config::{BOTH, KafkaConfig, PRODUCER, creation_error},
+    config::{KafkaConfig, Kind, creation_error},
     locked,
     voice::Voice,
 };
 use crate::{
     envelope::Message,
-    transport::{BoxFuture, PublishError, Sink, TransportError},
+    transport::{BoxFuture, PublishError, Sink, Told, TransportError, partition_of},
 };
 
 /// Makes sinks.
@@ -32,9 +33,14 @@ pub struct KafkaSink;
 impl KafkaSink {
     /// Connects in the background. Only a refused setting is an error here.
     pub fn connect(config: &KafkaConfig) -> Result<Arc<dyn Sink>, TransportError> {
-        let config = config.with(&[BOTH, PRODUCER])?;
+        let config = config.client(Kind::Producer)?;
         let producer = produce_with(&config).map_err(creation_error)?;
-        Ok(Arc::new(Publishing { config, producer: Mutex::new(producer), known: Mutex::default() }))
+        Ok(Arc::new(Publishing {
+            config,
+            producer: Mutex::new(producer),
+            alone: Mutex::default(),
+            known: Mutex::default(),
+        }))
     }
 }
 
@@ -56,9 +62,11 @@ type Publisher = FutureProducer<PublisherContext>;
 struct Publishing {
     config: ClientConfig,
     producer: Mutex<Publisher>,
-    /// Topics that were there when they were first published to. Publishing to one that is not creates it on many brokers, with
-    /// one partition and the wrong retention.
-    known: Mutex<HashSet<String>>,
+    /// Sends what was too large in company, once there was such a message.
+    alone: Mutex<Option<Publisher>>,
+    /// Topics that were there when they were first published to, and their numbers of partitions. Publishing to one that is not
+    /// creates it on many brokers, with one partition and the wrong retention.
+    known: Mutex<HashMap<String, usize>>,
 }
 
 pub(super) fn produce_with(config: &ClientConfig) -> Result<Publisher, KafkaError> {
@@ -68,44 +76,52 @@ pub(super) fn produce_with(config: &ClientConfig) -> Result<Publisher, KafkaErro
 impl Sink for Publishing {
     fn publish<'a>(&'a self, messages: &'a [Message]) -> BoxFuture<'a, Vec<Result<(), PublishError>>> {
         Box::pin(async move {
-            let producer = match self.working() {
-                Ok(producer) => producer,
-                Err(error) => return messages.iter().map(|_| Err(failure(&error))).collect(),
-            };
-            let missing = match self.missing(&producer, messages).await {
-                Ok(missing) => missing,
-                Err(error) => return messages.iter().map(|_| Err(failure(&error))).collect(),
-            };
-            let mut sent = Vec::with_capacity(messages.len());
-            for message in messages {
-                sent.push(if missing.contains(message.topic.as_str()) {
-                    Err(KafkaError::MessageProduction(Code::UnknownTopic))
-                } else {
-                    send(&producer, record(message)).await
-                });
-            }
-            let mut results = Vec::with_capacity(messages.len());
-            let mut too_large = Vec::new();
-            for (index, sent) in sent.into_iter().enumerate() {
-                let result = match sent {
-                    Ok(sent) => acknowledged(sent).await,
-                    Err(error) => Err(error),
-                };
-                if result == Err(KafkaError::MessageProduction(Code::MessageSizeTooLarge)) {
-                    too_large.push(index);
-                }
-                results.push(result.map_err(|error| failure(&error)));
-            }
-            // The broker measures what the client packed together, so only what is refused alone is too large.
-            for index in too_large.into_iter().filter(|_| messages.len() > 1) {
-                let result = match send(&producer, record(&messages[index])).await {
-                    Ok(sent) => acknowledged(sent).await,
-                    Err(error) => Err(error),
-                };
-                results[index] = result.map_err(|error| failure(&error));
-            }
+            let mut results = vec![Ok(()); messages.len()];
+            let told = Box::new(|index: usize, result| results[index] = result);
+            self.publish_each(messages.to_vec(), told).await;
             results
         })
+    }
+
+    fn publish_each<'a>(&'a self, messages: Vec<Message>, mut told: Told<'a>) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let ready = async {
+                let producer = self.working()?;
+                let missing = self.missing(&producer, &messages).await?;
+                Ok((producer, missing))
+            };
+            let (producer, missing) = match ready.await {
+                Ok(ready) => ready,
+                Err(error) => return (0..messages.len()).for_each(|index| told(index, Err(failure(&error)))),
+            };
+            let company = messages.len() > 1;
+            let mut sent = FuturesUnordered::new();
+            for (index, message) in messages.into_iter().enumerate() {
+                if missing.contains(&message.topic) {
+                    told(index, Err(failure(&KafkaError::MessageProduction(Code::UnknownTopic))));
+                    continue;
+                }
+                match send(&producer, record(&message)).await {
+                    Ok(delivery) => sent.push(async move {
+                        let result = match acknowledged(delivery).await {
+                            Err(error) if company && is_too_large(&error) => self.publish_alone(&message).await,
+                            result => result,
+                        };
+                        (index, result)
+                    }),
+                    Err(error) => told(index, Err(failure(&error))),
+                }
+            }
+            while let Some((index, result)) = sent.next().await {
+                told(index, result.map_err(|error| failure(&error)));
+            }
+        })
+    }
+
+    fn partition(&self, message: &Message) -> i32 {
+        // Asked for once, so that after partitions were added it is a guess. Nothing but whom it waits with rests on it.
+        let partitions = locked(&self.known).get(&message.topic).copied().unwrap_or(1);
+        i32::try_from(partition_of(message.key.as_bytes(), partitions)).unwrap_or(0)
     }
 }
 
@@ -121,13 +137,32 @@ impl Publishing {
         Ok(producer.clone())
     }
 
+    /// The broker measures what the client packed together, so only what is refused alone is too large. Whatever else is being
+    /// published, this producer packs nothing.
+    async fn publish_alone(&self, message: &Message) -> Result<(), KafkaError> {
+        let producer = {
+            let mut alone = locked(&self.alone);
+            match alone.as_ref().filter(|producer| producer.client().fatal_error().is_none()) {
+                Some(producer) => producer.clone(),
+                None => {
+                    let mut config = self.config.clone();
+                    alone.insert(produce_with(config.set("batch.num.messages", "1"))?).clone()
+                }
+            }
+        };
+        acknowledged(send(&producer, record(message)).await?).await
+    }
+
     /// Topics among those of the messages that do not exist. Asks once for each; all the cluster's, as asking for one by its name
     /// would create it.
-    async fn missing<'m>(&self, producer: &Publisher, messages: &'m [Message]) -> Result<HashSet<&'m str>, KafkaError> {
+    async fn missing(&self, producer: &Publisher, messages: &[Message]) -> Result<HashSet<String>, KafkaError> {
         let begun = Instant::now();
+        let mut missing: HashSet<String> = {
+            let known = locked(&self.known);
+            let unknown = messages.iter().filter(|message| !known.contains_key(&message.topic));
+            unknown.map(|message| message.topic.clone()).collect()
+        };
         loop {
-            let mut missing: HashSet<&str> = messages.iter().map(|message| message.topic.as_str()).collect();
-            missing.retain(|topic| !locked(&self.known).contains(*topic));
             if missing.is_empty() || begun.elapsed() > MISSING_FOR {
                 return Ok(missing);
             }
@@ -135,8 +170,9 @@ impl Publishing {
             let ask = move || asking.client().fetch_metadata(None, ANSWER_WITHIN);
             let metadata = tokio::task::spawn_blocking(ask).await.map_err(|_| KafkaError::Canceled)??;
             let there = metadata.topics().iter().filter(|topic| topic.error().is_none());
-            locked(&self.known).extend(there.map(|topic| topic.name().to_owned()));
-            if missing.iter().any(|topic| !locked(&self.known).contains(*topic)) {
+            locked(&self.known).extend(there.map(|topic| (topic.name().to_owned(), topic.partitions().len())));
+            missing.retain(|topic| !locked(&self.known).contains_key(topic));
+            if !missing.is_empty() {
                 tokio::time::sleep(POLL).await;
             }
         }
@@ -174,6 +210,10 @@ pub(super) async fn acknowledged(sent: DeliveryFuture) -> Result<(), KafkaError>
         Ok(Err((error, _))) => Err(error),
         Err(_) => Err(KafkaError::Canceled),
     }
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(Code::MessageSizeTooLarge)
 }
 
 fn failure(error: &KafkaError) -> PublishError {

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     CLOSE_WITHIN, client_error,
-    config::{BOTH, CONSUMER, KafkaConfig, creation_error},
+    config::{KafkaConfig, Kind, creation_error},
     locked,
     membership::Membership,
     queue::{Shared, take},
@@ -36,7 +36,7 @@ impl KafkaSource {
             let reason = "expected the participant's name".to_owned();
             return Err(TransportError::Setting { name: "group".to_owned(), reason });
         }
-        let mut client = config.with(&[BOTH, CONSUMER])?;
+        let mut client = config.client(Kind::Consumer)?;
         client.set("group.id", &config.group);
         let shared = Arc::new(Shared::default());
         let membership = Membership { shared: Arc::clone(&shared), voice: Voice::default() };

@@ -11,7 +11,7 @@ use rdkafka::{
 
 use super::{
     ANSWER_WITHIN, client_error,
-    config::{BOTH, KafkaConfig, creation_error},
+    config::{KafkaConfig, Kind, creation_error},
 };
 use crate::transport::TransportError;
 
@@ -30,7 +30,7 @@ pub struct TopicSpec {
 
 /// Creates the topics that do not exist and returns their names. Existing ones stay as they are.
 pub async fn create_topics(config: &KafkaConfig, topics: &[TopicSpec]) -> Result<Vec<String>, TransportError> {
-    let client = config.with(&[BOTH])?;
+    let client = config.client(Kind::Admin)?;
     let admin: AdminClient<DefaultClientContext> = client.create().map_err(creation_error)?;
     let retentions = topics.iter().map(|topic| topic.retention.map(|kept| kept.as_millis().to_string()));
     let retentions: Vec<Option<String>> = retentions.collect();
@@ -63,7 +63,7 @@ pub async fn create_topics(config: &KafkaConfig, topics: &[TopicSpec]) -> Result
 /// The longest `retention.ms` of these topics; `None` where the broker does not say, as the embedded one does not.
 pub(super) async fn longest_retention(config: &KafkaConfig, topics: &[String]) -> Option<Duration> {
     let asked = async {
-        let admin: AdminClient<DefaultClientContext> = config.with(&[BOTH])?.create().map_err(creation_error)?;
+        let admin: AdminClient<DefaultClientContext> = config.client(Kind::Admin)?.create().map_err(creation_error)?;
         let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN));
         let topics: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let described = admin.describe_configs(&topics, &options).await;
