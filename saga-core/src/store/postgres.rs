@@ -46,7 +46,7 @@ const MIGRATIONS: Migrations = &[(
         key bytea, headers text NOT NULL, body bytea NOT NULL,
         due_at bigint, attempts bigint NOT NULL, lease_owner uuid, failures text NOT NULL,
         since bigint NOT NULL, reason text NOT NULL, blocks boolean NOT NULL, counted bigint NOT NULL,
-        counted_from bigint NOT NULL
+        counted_from bigint NOT NULL, told bigint NOT NULL, told_on text
     ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
     CREATE INDEX {p}_work_due_at ON {p}_work (step, direction, due_at, id) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
@@ -310,6 +310,10 @@ async fn connect(options: PgConnectOptions) -> Result<PgPool, Error> {
 }
 
 impl Postgres {
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url).map_err(Error::database("reading its URL"))?.options(SETTINGS);
         let pool = connect(options).await?;
@@ -848,6 +852,8 @@ impl Tx {
             .bind(each(&rows, |row| row.blocks))
             .bind(each(&rows, |row| i64::from(row.counted)))
             .bind(each(&rows, |row| row.counted_from))
+            .bind(each(&rows, |row| row.told))
+            .bind(each(&rows, |row| row.told_on.as_deref()))
             .execute(&mut *self.tx)
             .await
             .map_err(Error::database("writing work rows"))?;
