@@ -53,6 +53,8 @@ fn nothing_is_violated_and_everything_happens() {
         "ship-order compensation late",
         "place-order compensation compensated",
         "complete-order forward emitted",
+        "the observer misses what was absorbed",
+        "the observer misses what was settled",
     ];
     let missing: Vec<_> =
         crashes.chain(outcomes.map(str::to_owned)).filter(|what| !seen.contains(what.as_str())).collect();
