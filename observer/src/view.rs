@@ -160,7 +160,6 @@ impl<'m> Cast<'m> {
             }
         }
         let mut waiting = Vec::new();
-        let types: BTreeMap<&EventId, &Seen> = saga.events().map(|(_, id, seen)| (id, seen)).collect();
         for (_, id, seen) in saga.events() {
             for (step, direction) in self.hearers.get(seen.event_type.as_str()).into_iter().flatten() {
                 let hearer = self.flow.step(*step);
@@ -189,6 +188,7 @@ impl<'m> Cast<'m> {
                 });
             }
         }
+        let types: BTreeMap<&EventId, &Seen> = saga.events().map(|(_, id, seen)| (id, seen)).collect();
         // What no manifest knows of, or no event: a step that closes its call's key to say its no, a step of another version.
         for ((participant, step, direction, event), told) in told {
             if !told.tells.is_final() {

@@ -407,6 +407,7 @@ impl Fold<'_> {
         if failure.for_good {
             return self.stick(&current.with(Some(row)), failure.error, true);
         }
+        // The alarm tells of this failure, too.
         let mut tells = !alarmed;
         let next = match self.blame(current) {
             breaker::Verdict::Opens(at) | breaker::Verdict::Excused(at) => {
