@@ -3,7 +3,13 @@
 
 mod toy;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use saga_core::{
     CompensateExternal, Event, External, Local, Never, Nothing, Participant, State, Step, StepContext, StepResult,
@@ -316,6 +322,64 @@ async fn what_has_nothing_to_take_back_does_not_close_the_breaker_of_reversals()
     }
     let calls = toy.script.seen().len() - before;
     assert!(calls <= 45, "20 minutes, at most two probes a minute: {calls} calls");
+}
+
+/// A step whose compensation cannot even say that there was nothing to take back. Counts how often that is tried.
+struct Moan(Arc<AtomicUsize>);
+impl Step for Moan {
+    const NAME: &'static str = "moan";
+    type On = Fetch;
+    type Emits = Fetched;
+    type Rejects = Never;
+    type CompensatedOn = TookBack;
+}
+impl External for Moan {
+    type Reply = ();
+    async fn call(&self, _: &Fetch, _: &CallContext) -> MustSucceed<()> {
+        Ok(())
+    }
+    async fn run(&self, _: Fetch, (): (), _: &mut StepContext<'_>) -> StepResult<Self> {
+        Ok(Fetched {})
+    }
+}
+impl CompensateExternal for Moan {
+    type Compensated = Undone;
+    type Reversal = ();
+    async fn reverse(&self, _: &Fetched, _: &TookBack, _: &CallContext) -> MustSucceed<()> {
+        Ok(())
+    }
+    async fn in_doubt(&self, _: &Fetch, _: &Doubt, _: &CallContext) -> MustSucceed<()> {
+        Ok(())
+    }
+    async fn compensate(&self, (): (), _: TookBack, _: &mut StepContext<'_>) -> MustSucceed<Undone> {
+        Ok(Undone {})
+    }
+    async fn nothing_done(&self, _: TookBack, _: &mut StepContext<'_>) -> MustSucceed<Undone> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        retry("a table is missing")
+    }
+}
+
+/// It asks no breaker, and its failures are excused by one: they were due at once, at each tick.
+#[tokio::test]
+async fn what_asks_no_breaker_does_not_fail_at_each_tick() {
+    let toy = Toy::new([]).await;
+    let tried = Arc::new(AtomicUsize::new(0));
+    let cast = Participant::new("toy").external(Moan(tried.clone()));
+    let source = toy.broker.source("other", &cast.listens_to());
+    let mut node =
+        Node::observed(cast, toy.store.clone(), source, toy.broker.sink(), Arc::new(Unseen), toy.clock.clone())
+            .unwrap();
+    for i in 0..6 {
+        toy.send(toy.saga(), TookBack::TYPE, &format!("t{i}"));
+    }
+    for _ in 0..600 {
+        node.turn().await.unwrap();
+        toy.clock.advance(Duration::from_millis(100));
+    }
+    // A run that fails in company is made again alone.
+    let tried = tried.load(Ordering::Relaxed);
+    assert!(tried < 40, "{tried} runs in a minute of an outage");
 }
 
 /// The breaker holds a compensation whose call's lease has ended: until it may go, the forward is not called again.

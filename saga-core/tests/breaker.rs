@@ -98,7 +98,7 @@ async fn the_time_of_a_policy_stands_still_while_its_next_attempt_waits_for_the_
     let toy = Toy::new([]).await;
     let fails: Arc<Mutex<Box<dyn Fn(SagaId) -> bool + Send>>> = Arc::new(Mutex::new(Box::new(|_| true)));
     let cast = Participant::new("toy").step(Brief(fails.clone()));
-    let source = toy.broker.source("toy", &cast.listens_to());
+    let source = toy.broker.source("other", &cast.listens_to());
     let mut node =
         Node::observed(cast, toy.store.clone(), source, toy.broker.sink(), Arc::new(Unseen), toy.clock.clone())
             .unwrap();
