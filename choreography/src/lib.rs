@@ -25,14 +25,22 @@
 //! assert!(findings.is_empty(), "{findings}");
 //! ```
 
+pub mod diff;
 pub mod draw;
+pub mod explain;
+pub mod explore;
 pub mod finding;
 pub mod flow;
+pub mod report;
+pub mod rules;
+pub mod sarif;
+pub mod schema;
 
 use saga_core::{Manifest, Participant};
 
 pub use finding::{Code, Finding, Findings, Severity};
 pub use flow::Flow;
+pub use report::{Options, Report};
 
 /// The manifests of participants that play together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,11 +58,6 @@ impl Choreography {
     /// Who hears what and emits what, merged.
     pub fn flow(&self) -> Flow<'_> {
         Flow::of(&self.manifests)
-    }
-
-    /// What is wrong with it, by every rule and by exploration within the default bounds. Empty when nothing is.
-    pub fn check(&self) -> Findings {
-        Findings::default()
     }
 }
 

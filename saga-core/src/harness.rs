@@ -1,4 +1,5 @@
-//! Crashes on request, and rules that are broken on purpose: what proves that the tests could fail.
+//! Crashes on request, and rules that are broken on purpose: what proves that the tests could fail. And participants without code of
+//! their own, for choreographies that a test makes up.
 //!
 //! Behind the feature `harness`. Without it this file is a type of no size and three macros that expand to nothing. With it, and
 //! nothing asked for at run time, nobody's behaviour changes: so a workspace in which one package needs the harness can
@@ -68,6 +69,10 @@ impl Harness {
 pub use asked::{CrashAt, Harness, Hook, Point, Rule, UnknownName};
 #[cfg(feature = "harness")]
 pub(crate) use asked::{expect_what_is_there, past};
+#[cfg(feature = "harness")]
+pub use scripted::{Decide, EFFECTS, Question};
 
 #[cfg(feature = "harness")]
 mod asked;
+#[cfg(feature = "harness")]
+mod scripted;

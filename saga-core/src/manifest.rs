@@ -257,6 +257,11 @@ impl DeclaredStep {
 impl DeclaredRetry {
     /// One line for people; the same as [`Retry::describe`].
     pub fn describe(&self) -> String {
+        self.policy().describe()
+    }
+
+    /// The policy of these numbers.
+    pub(crate) fn policy(&self) -> Retry {
         let (first, cap) = (Duration::from_millis(self.first_ms), Duration::from_millis(self.cap_ms));
         let backoff = if first == cap { Retry::fixed(first) } else { Retry::exponential(first, cap) };
         match (self.attempts, self.at_most_ms) {
@@ -264,7 +269,7 @@ impl DeclaredRetry {
             (None, Some(most)) => backoff.for_at_most(Duration::from_millis(most)),
             (None, None) => backoff.forever(),
         }
-        .describe()
+        .patience(self.patience_ms.map_or(Duration::MAX, Duration::from_millis))
     }
 }
 
@@ -286,15 +291,15 @@ pub fn to_table(manifests: &[Manifest]) -> String {
         let names = |types: &[String]| {
             let ending = |name: &String| manifest.events.get(name).and_then(|event| event.ending);
             let name = |name: &String| match ending(name) {
-                Some(ending) => format!("{} ({ending})", short(name)),
-                None => short(name),
+                Some(ending) => format!("{} ({ending})", cell(&short(name))),
+                None => cell(&short(name)),
             };
             types.iter().map(name).collect::<Vec<_>>().join(", ")
         };
         for step in &manifest.steps {
             table.add_row([
-                manifest.participant.clone(),
-                step.step.clone(),
+                cell(&manifest.participant),
+                cell(&step.step),
                 step.kind.as_str().to_owned(),
                 names(&step.on),
                 names(&step.emits),
@@ -306,6 +311,12 @@ pub fn to_table(manifests: &[Manifest]) -> String {
         }
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// A name inside of a Markdown table: on one line, in one cell, and no mark-up.
+fn cell(name: &str) -> String {
+    let one_line: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    one_line.replace('\\', "\\\\").replace('|', "\\|").replace('&', "&amp;").replace('<', "&lt;").replace('`', "\\`")
 }
 
 fn millis(duration: Duration) -> u64 {

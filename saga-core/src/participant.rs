@@ -153,7 +153,7 @@ impl Participant {
         &self.steps
     }
 
-    fn cast(mut self, step: impl Erased + 'static) -> Self {
+    pub(crate) fn cast(mut self, step: impl Erased + 'static) -> Self {
         self.steps.push(Box::new(step));
         self
     }
@@ -239,7 +239,8 @@ impl StepKind {
         }
     }
 
-    pub(crate) fn verdict_kind(self) -> Kind {
+    /// How the verdicts take it: what its participant's rows are decided by.
+    pub fn verdict_kind(self) -> Kind {
         match self {
             StepKind::Start | StepKind::Request | StepKind::Local => Kind::Local,
             StepKind::External => Kind::External,
@@ -348,7 +349,7 @@ pub(crate) enum Known<'a> {
     InDoubt { on: Wire<'a>, doubt: &'a Doubt },
 }
 
-type Settled<'a, T> = BoxFuture<'a, Result<T, Failure>>;
+pub(crate) type Settled<'a, T> = BoxFuture<'a, Result<T, Failure>>;
 
 /// A step without its types.
 pub(crate) trait Erased: Send + Sync {
@@ -418,11 +419,11 @@ fn succeeded<T>(result: MustSucceed<T>) -> Result<T, Failure> {
     }
 }
 
-fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes).map_err(|error| Failure::Undecodable(format!("the {what} cannot be read: {error}")))
 }
 
-fn to_json<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, Failure> {
+pub(crate) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(value).map_err(|error| Failure::GiveUp(format!("the {what} cannot be written: {error}")))
 }
 

@@ -110,7 +110,10 @@ pub(crate) fn outcome(participant: &str, row: &LedgerRow, saga: &[LedgerRow]) ->
         State::Compensating | State::Compensated => Kind::Done,
     };
     let Some(record) = &row.record else { return Err("it recorded no event") };
-    let Some(topic) = &row.record_topic else { return Err("its row is of a version that did not record the topic") };
+    // Where it went is written down when it goes.
+    let Some(topic) = &row.record_topic else {
+        return Err("its event did not go out: a step that it joins was not done yet");
+    };
     let id = EventId::derive(row.saga, participant, &row.step, Direction::Forward, &record.event_type);
     // A start is its own trigger, and so is a request, which was caused by the start.
     let starts = id == row.trigger;

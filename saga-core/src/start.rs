@@ -15,12 +15,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     envelope::{self, Envelope, TraceContext},
     error::Error,
-    event::{Ending, Never, Outcome as _},
+    event::{Encoded, Ending, Never, Outcome as _},
     harness::reach,
     id::{EventId, SagaId},
     node::Shared,
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
-    participant::StepKind,
+    participant::{Contract, StepKind},
     step::{BoxError, Direction, MustSucceed, Step, StepContext, Stop},
     store::{Changes, LedgerRow, OutboxRow, Record, StartedRow, Store},
 };
@@ -101,7 +101,25 @@ impl Starter {
         A: Serialize + DeserializeOwned + Send,
         F: AsyncFnOnce(SagaId, &mut StepContext<'_>) -> MustSucceed<(S::Emits, A)>,
     {
-        self.in_cast::<S>(StepKind::Start)?;
+        self.start_with(S::NAME, key, async move |saga, cx: &mut StepContext<'_>| {
+            let (event, answer) = within(S::TIMEOUT, begin(saga, cx)).await?;
+            Ok((event.encode().map_err(Error::from)?, answer))
+        })
+        .await
+    }
+
+    /// The same without the step's types. `begin` returns the step's event, as bytes.
+    pub(crate) async fn start_with<A, F>(
+        &self,
+        step: &'static str,
+        key: StartKey<'_>,
+        begin: F,
+    ) -> Result<Started<A>, StartError>
+    where
+        A: Serialize + DeserializeOwned + Send,
+        F: AsyncFnOnce(SagaId, &mut StepContext<'_>) -> Result<(Option<Encoded>, A), StartError>,
+    {
+        self.in_cast(step, StepKind::Start)?;
         let shared = &self.shared;
         let mut tx = shared.store.begin().await?;
         if let Some(row) = tx.started(key.caller, key.key).await? {
@@ -111,10 +129,10 @@ impl Starter {
             return Ok(Started::Repeated(row.saga, serde_json::from_str(&row.answer).map_err(Error::from)?));
         }
         let saga = SagaId::mint(&shared.clock);
-        let mut opening = Opening::of::<S>(shared, saga, None);
+        let mut opening = Opening::of(shared, step, saga, None);
         let mut cx = StepContext { conn: tx.conn(), saga, now: opening.now };
-        let (event, answer) = within(S::TIMEOUT, begin(saga, &mut cx)).await?;
-        let changes = opening.changes::<S>(&event)?;
+        let (event, answer) = begin(saga, &mut cx).await?;
+        let changes = opening.changes(event)?;
         tx.write(&changes).await?;
         tx.insert_started(&StartedRow {
             caller: key.caller.to_owned(),
@@ -141,7 +159,24 @@ impl Starter {
         S: Step<On = Never>,
         F: AsyncFnOnce(&mut StepContext<'_>) -> MustSucceed<S::Emits>,
     {
-        self.in_cast::<S>(StepKind::Request)?;
+        self.request_with(S::NAME, saga, async move |cx: &mut StepContext<'_>| {
+            let event = within(S::TIMEOUT, begin(cx)).await?;
+            Ok(event.encode().map_err(Error::from)?)
+        })
+        .await
+    }
+
+    /// The same without the step's types. `begin` returns the step's event, as bytes.
+    pub(crate) async fn request_with<F>(
+        &self,
+        step: &'static str,
+        saga: SagaId,
+        begin: F,
+    ) -> Result<Requested, StartError>
+    where
+        F: AsyncFnOnce(&mut StepContext<'_>) -> Result<Option<Encoded>, StartError>,
+    {
+        let contract = self.in_cast(step, StepKind::Request)?;
         let shared = &self.shared;
         let mut tx = shared.store.begin().await?;
         tx.lock(&[saga]).await?;
@@ -149,7 +184,7 @@ impl Starter {
         if let Some(ending) = ledger.iter().find_map(LedgerRow::ended) {
             return Ok(Requested::Ended(ending));
         }
-        if ledger.iter().any(|row| row.step == S::NAME || S::FORMERLY.contains(&row.step.as_str())) {
+        if ledger.iter().any(|row| contract.names().any(|name| name == row.step)) {
             return Ok(Requested::Repeated);
         }
         let starts = |row: &&LedgerRow| {
@@ -157,10 +192,10 @@ impl Starter {
             starts.any(|contract| contract.names().any(|name| name == row.step))
         };
         let start = ledger.iter().find(starts).ok_or(StartError::UnknownSaga(saga))?;
-        let mut opening = Opening::of::<S>(shared, saga, Some(start));
+        let mut opening = Opening::of(shared, step, saga, Some(start));
         let mut cx = StepContext { conn: tx.conn(), saga, now: opening.now };
-        let event = within(S::TIMEOUT, begin(&mut cx)).await?;
-        let changes = opening.changes::<S>(&event)?;
+        let event = begin(&mut cx).await?;
+        let changes = opening.changes(event)?;
         tx.write(&changes).await?;
         reach!(shared.harness, BeforeStartCommit);
         tx.commit().await?;
@@ -169,13 +204,14 @@ impl Starter {
         Ok(Requested::New)
     }
 
-    fn in_cast<S: Step>(&self, kind: StepKind) -> Result<(), StartError> {
+    fn in_cast(&self, step: &str, kind: StepKind) -> Result<&Contract, StartError> {
         let shared = &self.shared;
-        if shared.contracts.iter().any(|contract| contract.name == S::NAME && contract.kind == kind) {
-            return Ok(());
+        let mut cast = shared.contracts.iter();
+        if let Some(contract) = cast.find(|contract| contract.name == step && contract.kind == kind) {
+            return Ok(contract);
         }
         let (name, add) = (shared.participant.name(), if kind == StepKind::Start { "start" } else { "request" });
-        Err(StartError::GaveUp(format!("{} is not in the cast of {name}: add `.{add}(..)`", S::NAME)))
+        Err(StartError::GaveUp(format!("{step} is not in the cast of {name}: add `.{add}(..)`")))
     }
 }
 
@@ -191,6 +227,7 @@ async fn within<T>(timeout: Duration, begun: impl Future<Output = MustSucceed<T>
 /// The row and the event of a step that no event triggers.
 struct Opening<'s> {
     shared: &'s Shared,
+    step: &'static str,
     saga: SagaId,
     /// The event of the start, for a request.
     cause: Option<&'s LedgerRow>,
@@ -200,11 +237,11 @@ struct Opening<'s> {
 }
 
 impl<'s> Opening<'s> {
-    fn of<S: Step>(shared: &'s Shared, saga: SagaId, cause: Option<&'s LedgerRow>) -> Self {
+    fn of(shared: &'s Shared, step: &'static str, saga: SagaId, cause: Option<&'s LedgerRow>) -> Self {
         let none = TraceContext::default();
         let span = shared.observer.reaction(&Reaction {
             participant: shared.participant.name(),
-            step: S::NAME,
+            step,
             direction: Direction::Forward,
             saga,
             event: cause.map(|row| &row.trigger),
@@ -214,17 +251,17 @@ impl<'s> Opening<'s> {
             phase: Phase::Settle,
             parent: cause.map_or(&none, |row| &row.trace),
         });
-        Self { shared, saga, cause, now: shared.clock.now(), began: Instant::now(), span }
+        Self { shared, step, saga, cause, now: shared.clock.now(), began: Instant::now(), span }
     }
 
-    fn changes<S: Step>(&mut self, event: &S::Emits) -> Result<Changes, StartError> {
-        let Self { shared, saga, cause, now, span, .. } = self;
+    fn changes(&mut self, event: Option<Encoded>) -> Result<Changes, StartError> {
+        let Self { shared, step, saga, cause, now, span, .. } = self;
         let (saga, now) = (*saga, *now);
         let mut ledger = LedgerRow {
             saga,
-            step: S::NAME.to_owned(),
+            step: (*step).to_owned(),
             state: State::Done,
-            trigger: EventId(format!("{saga}/{}", S::NAME)),
+            trigger: EventId(format!("{saga}/{step}")),
             trigger_type: String::new(),
             trigger_body: None,
             record: None,
@@ -241,9 +278,9 @@ impl<'s> Opening<'s> {
             notes: Vec::new(),
         };
         let mut changes = Changes::default();
-        if let Some(encoded) = event.encode().map_err(Error::from)? {
+        if let Some(encoded) = event {
             let name = encoded.event.name;
-            let id = EventId::derive(saga, shared.participant.name(), S::NAME, Direction::Forward, name);
+            let id = EventId::derive(saga, shared.participant.name(), step, Direction::Forward, name);
             let emission =
                 Emission { id: &id, event_type: name, topic: encoded.event.topic, ending: encoded.event.ending };
             let trace = span.emit(&emission).map(TraceContext::bounded).unwrap_or_default();
@@ -261,7 +298,7 @@ impl<'s> Opening<'s> {
                 subject: encoded.subject,
                 saga,
                 causation: cause.map(|row| row.trigger.clone()),
-                step: Some(S::NAME.to_owned()),
+                step: Some((*step).to_owned()),
                 kind: Some(envelope::Kind::Done),
                 ending: encoded.event.ending,
                 hops: ledger.hops,

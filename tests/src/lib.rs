@@ -5,9 +5,15 @@
 #[derive(Debug)]
 pub struct Readme;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/verify.md")]
+#[derive(Debug)]
+pub struct Verify;
+
 pub mod chaos;
 pub mod otlp;
 pub mod processes;
+pub mod random;
 pub mod scenario;
 pub mod simulation;
 pub mod stage;

@@ -26,6 +26,7 @@ mod jaeger;
 mod jaeger_binary;
 mod kafka;
 mod maven;
+mod node;
 mod postgres;
 mod postgres_binaries;
 
@@ -40,6 +41,7 @@ pub use guarded::{Guarded, Stop};
 pub use jaeger::Jaeger;
 pub use jaeger_binary::jaeger_binary;
 pub use kafka::Kafka;
+pub use node::{Node, require_node};
 pub use postgres::Postgres;
 
 /// Where Kafka is: `host:port`.
@@ -112,14 +114,16 @@ pub fn everything_is_required() -> bool {
 
 #[track_caller]
 fn skip<T>(what: &str, name: &str) -> Option<T> {
+    lacking(what, &format!("{name} is not set; `cargo xtask test` starts {what} and sets it"))
+}
+
+#[track_caller]
+fn lacking<T>(what: &str, why: &str) -> Option<T> {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    assert!(
-        !everything_is_required(),
-        "{test} needs {what}, and {name} is not set. `cargo xtask test` starts {what} and sets it"
-    );
+    assert!(!everything_is_required(), "{test} needs {what}, and {why}");
     // Straight to stderr: what goes through `eprintln!` is hidden when the test passes, and a skipped test passes.
-    let line = format!("SKIPPED: {test} needs {what} (`cargo xtask test` starts it, or set {name})\n");
+    let line = format!("SKIPPED: {test} needs {what}, and {why}\n");
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
     if let Some(skips) = variable(SKIPS_VARIABLE) {
         let file = OpenOptions::new().append(true).create(true).open(skips);
