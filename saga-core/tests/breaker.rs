@@ -74,8 +74,10 @@ async fn an_outage_uses_up_nobodys_policy_and_is_probed_by_one() {
     assert_eq!(breakers, [opened, closed]);
 }
 
+type Fails = Arc<Mutex<Box<dyn Fn(SagaId) -> bool + Send>>>;
+
 /// A step that may be tried for a minute, and fails for some sagas.
-struct Brief(Arc<Mutex<Box<dyn Fn(SagaId) -> bool + Send>>>);
+struct Brief(Fails);
 impl Step for Brief {
     const NAME: &'static str = "brief";
     type On = Asked;
@@ -96,7 +98,7 @@ impl Local for Brief {
 #[tokio::test]
 async fn the_time_of_a_policy_stands_still_while_its_next_attempt_waits_for_the_step() {
     let toy = Toy::new([]).await;
-    let fails: Arc<Mutex<Box<dyn Fn(SagaId) -> bool + Send>>> = Arc::new(Mutex::new(Box::new(|_| true)));
+    let fails: Fails = Arc::new(Mutex::new(Box::new(|_| true)));
     let cast = Participant::new("toy").step(Brief(fails.clone()));
     let source = toy.broker.source("other", &cast.listens_to());
     let mut node =
