@@ -12,7 +12,8 @@ use std::{
 };
 
 use saga_core::{
-    CompensateExternal, Event, External, Local, Never, Nothing, Participant, State, Step, StepContext, StepResult,
+    Compensate, CompensateExternal, Event, External, Local, Never, Nothing, Participant, State, Step, StepContext,
+    StepResult,
     clock::Clock,
     discard::{Discard, discard},
     event::Ending,
@@ -380,6 +381,69 @@ async fn what_asks_no_breaker_does_not_fail_at_each_tick() {
     // A run that fails in company is made again alone.
     let tried = tried.load(Ordering::Relaxed);
     assert!(tried < 40, "{tried} runs in a minute of an outage");
+}
+
+/// A step of which nothing can be taken back.
+struct Clings;
+impl Step for Clings {
+    const NAME: &'static str = "clings";
+    type On = Refused;
+    type Emits = Nothing;
+    type Rejects = Never;
+    type CompensatedOn = TookBack;
+}
+impl Local for Clings {
+    async fn run(&self, _: Refused, _: &mut StepContext<'_>) -> StepResult<Self> {
+        Ok(Nothing)
+    }
+}
+impl Compensate for Clings {
+    type Compensated = Nothing;
+    async fn compensate(&self, _: Nothing, _: TookBack, _: &mut StepContext<'_>) -> MustSucceed<Nothing> {
+        retry("not now")
+    }
+    async fn nothing_done(&self, _: TookBack, _: &mut StepContext<'_>) -> MustSucceed<Nothing> {
+        retry("not now")
+    }
+}
+
+/// Whoever discards a row wakes what waits behind it. That was the first one only, and so the compensation waited for somebody to
+/// ask for another step's forward: as long as everything failed there, or for ever where that step is gone.
+#[tokio::test]
+async fn a_compensation_behind_a_discarded_one_waits_for_no_forward_of_another_step() {
+    let mut toy = Toy::new([Todo::GiveUp]).await;
+    let play = |toy: &Toy, cast: Participant| {
+        let cast = cast.step(Do(toy.script.clone())).step(Clings).external(Ask(toy.script.clone()));
+        let source = toy.broker.source("toy", &cast.listens_to());
+        Node::observed(cast, toy.store.clone(), source, toy.broker.sink(), Arc::new(Unseen), toy.clock.clone()).unwrap()
+    };
+    toy.node = play(&toy, Participant::new("toy").step(Silent));
+    let saga = toy.saga();
+    for (event, id) in [(Asked::TYPE, "a1"), (Started1::TYPE, "s1"), (TookBack::TYPE, "t1")] {
+        toy.send(saga, event, id);
+        toy.settle().await;
+    }
+    let waiting = [
+        ("do", WorkState::Stuck),
+        ("silent", WorkState::Parked),
+        ("clings", WorkState::Deferred),
+        ("ask", WorkState::Parked),
+    ];
+    assert_eq!(toy.work(saga).await, waiting.map(|(step, state)| (step.to_owned(), state)));
+
+    toy.node = play(&toy, Participant::new("toy")); // `silent` has never run, and is not wanted any more
+    toy.node.check().await.unwrap();
+    let rows = toy.store.work(10).await.unwrap();
+    let reaction = rows.iter().find(|row| row.step == "clings").unwrap().id;
+    let what = Discard { reaction, reason: "by hand", who: "ada", taken_back: true, dry_run: false };
+    discard(&toy.store, &toy.clock, "toy", &what).await.unwrap();
+    toy.settle().await;
+    assert_eq!(toy.state(saga, "ask").await, Some(State::Void));
+    assert_eq!(toy.emitted(saga), [Undone::TYPE]);
+    assert_eq!(
+        toy.work(saga).await,
+        waiting[..2].iter().map(|(step, state)| ((*step).to_owned(), *state)).collect::<Vec<_>>()
+    );
 }
 
 /// The breaker holds a compensation whose call's lease has ended: until it may go, the forward is not called again.
