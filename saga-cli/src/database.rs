@@ -81,7 +81,7 @@ impl Databases {
 }
 
 /// A participant creates the file that it is told; here a mistyped path would become an empty database.
-fn is_there(url: &str) -> anyhow::Result<()> {
+pub(crate) fn is_there(url: &str) -> anyhow::Result<()> {
     let Some(rest) = url.strip_prefix("sqlite:") else { return Ok(()) };
     let path = rest.trim_start_matches("//").split('?').next().unwrap_or_default();
     ensure!(path != ":memory:", "a database in memory belongs to its process; nobody else can look into it");

@@ -10,9 +10,13 @@ mod diff;
 mod discard;
 mod draw;
 mod explain;
+mod list;
 mod manifests;
+mod observe;
+mod observed;
 mod outbox;
 mod redrive;
+mod saga;
 mod selection;
 mod show;
 mod text;
@@ -24,8 +28,18 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    database::Databases, diff::DiffCommand, discard::DiscardCommand, draw::DrawCommand, explain::ExplainCommand,
-    outbox::OutboxCommand, redrive::RedriveCommand, verify::VerifyCommand, work::WorkCommand,
+    database::Databases,
+    diff::DiffCommand,
+    discard::DiscardCommand,
+    draw::DrawCommand,
+    explain::ExplainCommand,
+    list::{ListCommand, StuckCommand},
+    observe::ObserveCommand,
+    outbox::OutboxCommand,
+    redrive::RedriveCommand,
+    saga::ShowCommand,
+    verify::VerifyCommand,
+    work::WorkCommand,
 };
 
 #[derive(Debug, Parser)]
@@ -36,7 +50,7 @@ struct Cli {
 }
 
 const ABOUT: &str = "\
-Operates the waiting work of a participant, and looks at whole choreographies
+Operates the waiting work of a participant, looks at whole choreographies, and shows what sagas wait for
 
 Commands on waiting work talk to the participant's database only. The participant may be running,
 and need not be: what is made due here is done by the participant's own process, within a second
@@ -53,7 +67,10 @@ once it runs. Commands on manifests read what the services say of themselves, an
                                          SERVICE describe --json printed
   saga explain SG007                     what one finding means, and how to mend it
   saga diff --old main/ --new branch/    whether a change is safe for what runs
-  saga draw order.json payment.json      the flow as a picture or a table";
+  saga draw order.json payment.json      the flow as a picture or a table
+
+  saga observe order.json payment.json   keeps for every saga where it is and what it waits for
+  saga list, saga show 4711, saga stuck  ask what it has seen";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -81,6 +98,17 @@ enum Command {
     /// Say whether a change of manifests is safe for what runs, and in which order to deploy it
     #[command(long_about = diff::LONG)]
     Diff(DiffCommand),
+    /// Watch the topics, and keep for every saga where it is and what it waits for
+    #[command(long_about = observe::LONG)]
+    Observe(ObserveCommand),
+    /// List sagas: by state, age, what they wait for, or a text in their business keys
+    #[command(long_about = list::LONG)]
+    List(ListCommand),
+    /// Show one saga whole, by its id or a business key
+    #[command(long_about = saga::LONG)]
+    Show(ShowCommand),
+    /// Tell what needs a person; exits with 3 when something does
+    Stuck(StuckCommand),
 }
 
 /// A command that works on the databases of participants.
@@ -100,6 +128,10 @@ async fn main() -> ExitCode {
         Command::Redrive(At { command, databases }) => command.run(&databases).await,
         Command::Discard(At { command, databases }) => command.run(&databases).await,
         Command::Draw(draw) => draw.run().await,
+        Command::Observe(observe) => observe.run().await,
+        Command::List(list) => list.run().await,
+        Command::Show(show) => show.run().await,
+        Command::Stuck(stuck) => stuck.run().await,
         // Of these, 1 says that something was found.
         Command::Verify(verify) => return verify.run().await.unwrap_or_else(unusable),
         Command::Explain(explain) => return explain.run().unwrap_or_else(unusable),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     envelope::{Envelope, TraceContext},
@@ -17,23 +17,63 @@ use crate::{
 /// The topic that a node publishes its signals on unless it is told another one.
 pub const TOPIC: &str = "saga-signals";
 
-/// What a signal tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+/// What a signal tells. Participants tell what is [`Stuck`](Tells::Stuck) and [`Impatient`](Tells::Impatient); the other words are
+/// understood by those who listen, and not told yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tells {
-    /// A reaction needs a person.
-    Stuck,
+    /// A reaction failed, and will be tried again.
+    Deferred,
+    /// A reaction waits behind a deferred one of its saga.
+    Parked,
     /// A reaction has failed for longer than its patience, and goes on being retried.
     Impatient,
+    /// A reaction needs a person.
+    Stuck,
+    /// A person has made a reaction due again.
+    Redriven,
+    /// A person has given a reaction up.
+    Discarded,
+    /// A reaction changed nothing: a duplicate, or a forward after its compensation.
+    Absorbed,
+    /// A reaction that had been told of is settled.
+    Settled,
 }
 
 impl Tells {
+    const ALL: [Tells; 8] = [
+        Tells::Deferred,
+        Tells::Parked,
+        Tells::Impatient,
+        Tells::Stuck,
+        Tells::Redriven,
+        Tells::Discarded,
+        Tells::Absorbed,
+        Tells::Settled,
+    ];
+
     /// The type of the signal's event.
     pub const fn event_type(self) -> &'static str {
         match self {
-            Tells::Stuck => "saga.signal.stuck.v1",
+            Tells::Deferred => "saga.signal.deferred.v1",
+            Tells::Parked => "saga.signal.parked.v1",
             Tells::Impatient => "saga.signal.impatient.v1",
+            Tells::Stuck => "saga.signal.stuck.v1",
+            Tells::Redriven => "saga.signal.redriven.v1",
+            Tells::Discarded => "saga.signal.discarded.v1",
+            Tells::Absorbed => "saga.signal.absorbed.v1",
+            Tells::Settled => "saga.signal.settled.v1",
         }
+    }
+
+    /// What an event of this type tells; `None` when it is no signal.
+    pub fn of_type(event_type: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tells| tells.event_type() == event_type)
+    }
+
+    /// Whether the reaction waits no longer.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Tells::Discarded | Tells::Absorbed | Tells::Settled)
     }
 }
 

@@ -171,7 +171,7 @@ pub fn short(event_type: &str) -> String {
 }
 
 /// By convention an event that says no says why in a text field `reason`. Shown on one line, cut to a bounded length.
-fn reason(body: &[u8]) -> Option<String> {
+pub fn reason(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Reason {
         reason: Option<String>,

@@ -480,6 +480,21 @@ impl Store {
         row.map_err(Error::database("reading"))
     }
 
+    /// Every row of a query outside any transaction; see [`Store::fetch_optional`].
+    pub async fn fetch_all<T: Row, P: Params>(&self, sql: &'static str, params: P) -> Result<Vec<T>, Error> {
+        let rows = match self {
+            Self::Postgres(store) => {
+                let params = params.postgres().map_err(Error::database("binding parameters"))?;
+                sqlx::query_as_with(sql, params).fetch_all(store.reader()).await
+            }
+            Self::Sqlite(store) => {
+                let params = params.sqlite().map_err(Error::database("binding parameters"))?;
+                sqlx::query_as_with(sql, params).fetch_all(store.reader()).await
+            }
+        };
+        rows.map_err(Error::database("reading"))
+    }
+
     /// Begins a transaction that may write.
     pub async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
