@@ -91,8 +91,9 @@ impl Breakers {
     pub(crate) fn failed(&self, step: usize, direction: Direction, saga: SagaId, now: i64) -> Verdict {
         self.with(step, direction, |breaker| {
             if let Some(open) = &mut breaker.open {
-                // Its probe failed; those that were under way when it opened say nothing new.
-                if open.probe.take().is_some() {
+                // Its probe failed, or what needs none (see `Fold::compensation`) did when one was due. Those that were under way when
+                // it opened say nothing new. What is excused is never due at once, or it would fail at each tick.
+                if open.probe.take().is_some() || open.probe_at <= now {
                     open.wait = (open.wait * 2).min(LONGEST);
                     open.probe_at = now.saturating_add(millis(open.wait));
                 }
@@ -184,5 +185,16 @@ mod tests {
         assert!(breakers.succeeded(1, FORWARD));
         assert_eq!(breakers.ask(1, FORWARD, id(2), now), Admission::Go);
         assert!(!breakers.succeeded(1, FORWARD), "it was closed before");
+    }
+
+    #[test]
+    fn what_fails_without_having_asked_is_a_probe_when_one_is_due() {
+        let breakers = Breakers::of(1);
+        for n in 0..5 {
+            breakers.failed(0, FORWARD, saga(n), 0);
+        }
+        assert_eq!(breakers.failed(0, FORWARD, saga(1), 999), Verdict::Excused(1_000), "it was under way");
+        assert_eq!(breakers.failed(0, FORWARD, saga(1), 1_000), Verdict::Excused(3_000));
+        assert_eq!(breakers.room(0, FORWARD, 2_999), Some(0), "so that it does not fail at each tick");
     }
 }

@@ -52,7 +52,7 @@ pub struct Discarded {
     pub step: (Option<State>, Option<State>),
     /// The rejection that waited for a call's key to be closed, and is emitted now.
     pub emits: Option<Message>,
-    /// The row that waited behind it, and is due now.
+    /// The first of the rows that waited behind it, which are due now.
     pub wakes: Option<ReactionId>,
 }
 
@@ -196,9 +196,11 @@ fn plan(what: &Discard<'_>, now: i64, row: WorkRow, saga: Saga<'_>) -> Result<(C
             None => changes.ledger_inserts.push(ledger),
         }
     }
-    // It settles nothing by itself: it looks whether it must still wait, and everything behind it after it.
-    let parked = waiting.iter().find(|other| other.state == WorkState::Parked && !gone.contains(&other.id));
-    changes.work.extend(parked.map(|parked| WorkRow { due_at: Some(now), ..parked.clone() }));
+    // They settle nothing by themselves: each looks whether it must still wait. All of them, as none is asked for before its own step
+    // can go on, and what takes back must not wait for a forward of another step.
+    let parked = || waiting.iter().filter(|other| other.state == WorkState::Parked && !gone.contains(&other.id));
+    changes.work.extend(parked().map(|parked| WorkRow { due_at: Some(now), ..parked.clone() }));
+    let wakes = parked().next().map(|parked| parked.id);
     changes.discarded.push(DiscardedRow {
         work: row.clone(),
         why: what.reason.trim().to_owned(),
@@ -206,7 +208,6 @@ fn plan(what: &Discard<'_>, now: i64, row: WorkRow, saga: Saga<'_>) -> Result<(C
         at: now,
     });
     changes.work_done = gone;
-    let wakes = parked.map(|parked| parked.id);
     Ok((changes, Discarded { work: row, step: (before, written), emits, wakes }))
 }
 

@@ -179,6 +179,10 @@ impl Fold<'_> {
         if row.state == WorkState::Parked || row.is_held() {
             // It waited for others, or for its step: its own time goes on now.
             row.counted_from = self.now;
+        } else if let Some(due) = row.due_at {
+            // Due, and not asked for: everything failed at its step, as many calls as may wait did, or nobody was there. Whoever is
+            // asked for is held and waits like the others; whoever is not has had as little of its time.
+            row.counted_from = row.counted_from.saturating_add(self.now.saturating_sub(due).max(0));
         }
         let Some(step) =
             self.shared.contracts.iter().position(|contract| contract.names().any(|name| name == row.step))

@@ -3,10 +3,17 @@
 
 mod toy;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use saga_core::{
-    CompensateExternal, Event, External, Local, Never, Nothing, Participant, State, Step, StepContext, StepResult,
+    Compensate, CompensateExternal, Event, External, Local, Never, Nothing, Participant, State, Step, StepContext,
+    StepResult,
     clock::Clock,
     discard::{Discard, discard},
     event::Ending,
@@ -316,6 +323,127 @@ async fn what_has_nothing_to_take_back_does_not_close_the_breaker_of_reversals()
     }
     let calls = toy.script.seen().len() - before;
     assert!(calls <= 45, "20 minutes, at most two probes a minute: {calls} calls");
+}
+
+/// A step whose compensation cannot even say that there was nothing to take back. Counts how often that is tried.
+struct Moan(Arc<AtomicUsize>);
+impl Step for Moan {
+    const NAME: &'static str = "moan";
+    type On = Fetch;
+    type Emits = Fetched;
+    type Rejects = Never;
+    type CompensatedOn = TookBack;
+}
+impl External for Moan {
+    type Reply = ();
+    async fn call(&self, _: &Fetch, _: &CallContext) -> MustSucceed<()> {
+        Ok(())
+    }
+    async fn run(&self, _: Fetch, (): (), _: &mut StepContext<'_>) -> StepResult<Self> {
+        Ok(Fetched {})
+    }
+}
+impl CompensateExternal for Moan {
+    type Compensated = Undone;
+    type Reversal = ();
+    async fn reverse(&self, _: &Fetched, _: &TookBack, _: &CallContext) -> MustSucceed<()> {
+        Ok(())
+    }
+    async fn in_doubt(&self, _: &Fetch, _: &Doubt, _: &CallContext) -> MustSucceed<()> {
+        Ok(())
+    }
+    async fn compensate(&self, (): (), _: TookBack, _: &mut StepContext<'_>) -> MustSucceed<Undone> {
+        Ok(Undone {})
+    }
+    async fn nothing_done(&self, _: TookBack, _: &mut StepContext<'_>) -> MustSucceed<Undone> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        retry("a table is missing")
+    }
+}
+
+/// It asks no breaker, and its failures are excused by one: they were due at once, at each tick.
+#[tokio::test]
+async fn what_asks_no_breaker_does_not_fail_at_each_tick() {
+    let toy = Toy::new([]).await;
+    let tried = Arc::new(AtomicUsize::new(0));
+    let cast = Participant::new("toy").external(Moan(tried.clone()));
+    let source = toy.broker.source("other", &cast.listens_to());
+    let mut node =
+        Node::observed(cast, toy.store.clone(), source, toy.broker.sink(), Arc::new(Unseen), toy.clock.clone())
+            .unwrap();
+    for i in 0..6 {
+        toy.send(toy.saga(), TookBack::TYPE, &format!("t{i}"));
+    }
+    for _ in 0..600 {
+        node.turn().await.unwrap();
+        toy.clock.advance(Duration::from_millis(100));
+    }
+    // A run that fails in company is made again alone.
+    let tried = tried.load(Ordering::Relaxed);
+    assert!(tried < 40, "{tried} runs in a minute of an outage");
+}
+
+/// A step of which nothing can be taken back.
+struct Clings;
+impl Step for Clings {
+    const NAME: &'static str = "clings";
+    type On = Refused;
+    type Emits = Nothing;
+    type Rejects = Never;
+    type CompensatedOn = TookBack;
+}
+impl Local for Clings {
+    async fn run(&self, _: Refused, _: &mut StepContext<'_>) -> StepResult<Self> {
+        Ok(Nothing)
+    }
+}
+impl Compensate for Clings {
+    type Compensated = Nothing;
+    async fn compensate(&self, _: Nothing, _: TookBack, _: &mut StepContext<'_>) -> MustSucceed<Nothing> {
+        retry("not now")
+    }
+    async fn nothing_done(&self, _: TookBack, _: &mut StepContext<'_>) -> MustSucceed<Nothing> {
+        retry("not now")
+    }
+}
+
+/// Whoever discards a row wakes what waits behind it. That was the first one only, and so the compensation waited for somebody to
+/// ask for another step's forward: as long as everything failed there, or for ever where that step is gone.
+#[tokio::test]
+async fn a_compensation_behind_a_discarded_one_waits_for_no_forward_of_another_step() {
+    let mut toy = Toy::new([Todo::GiveUp]).await;
+    let play = |toy: &Toy, cast: Participant| {
+        let cast = cast.step(Do(toy.script.clone())).step(Clings).external(Ask(toy.script.clone()));
+        let source = toy.broker.source("toy", &cast.listens_to());
+        Node::observed(cast, toy.store.clone(), source, toy.broker.sink(), Arc::new(Unseen), toy.clock.clone()).unwrap()
+    };
+    toy.node = play(&toy, Participant::new("toy").step(Silent));
+    let saga = toy.saga();
+    for (event, id) in [(Asked::TYPE, "a1"), (Started1::TYPE, "s1"), (TookBack::TYPE, "t1")] {
+        toy.send(saga, event, id);
+        toy.settle().await;
+    }
+    let waiting = [
+        ("do", WorkState::Stuck),
+        ("silent", WorkState::Parked),
+        ("clings", WorkState::Deferred),
+        ("ask", WorkState::Parked),
+    ];
+    assert_eq!(toy.work(saga).await, waiting.map(|(step, state)| (step.to_owned(), state)));
+
+    toy.node = play(&toy, Participant::new("toy")); // `silent` has never run, and is not wanted any more
+    toy.node.check().await.unwrap();
+    let rows = toy.store.work(10).await.unwrap();
+    let reaction = rows.iter().find(|row| row.step == "clings").unwrap().id;
+    let what = Discard { reaction, reason: "by hand", who: "ada", taken_back: true, dry_run: false };
+    discard(&toy.store, &toy.clock, "toy", &what).await.unwrap();
+    toy.settle().await;
+    assert_eq!(toy.state(saga, "ask").await, Some(State::Void));
+    assert_eq!(toy.emitted(saga), [Undone::TYPE]);
+    assert_eq!(
+        toy.work(saga).await,
+        waiting[..2].iter().map(|(step, state)| ((*step).to_owned(), *state)).collect::<Vec<_>>()
+    );
 }
 
 /// The breaker holds a compensation whose call's lease has ended: until it may go, the forward is not called again.

@@ -10,8 +10,12 @@ use std::{
 };
 
 use saga_core::{
-    Event as _,
-    observer::{Measure, Observer},
+    Event as _, Local, Never, Nothing, Participant, Step, StepContext, StepResult,
+    id::SagaId,
+    node::Node,
+    observer::{Measure, Observer, Unseen},
+    retry::Retry,
+    step::retry,
     store::WorkState,
 };
 use toy::*;
@@ -68,6 +72,65 @@ async fn an_outage_uses_up_nobodys_policy_and_is_probed_by_one() {
     let closed = r#"Breaker { step: "do", direction: Forward, open: false }"#;
     let breakers: Vec<_> = seen.iter().filter(|line| line.starts_with("Breaker")).collect();
     assert_eq!(breakers, [opened, closed]);
+}
+
+type Fails = Arc<Mutex<Box<dyn Fn(SagaId) -> bool + Send>>>;
+
+/// A step that may be tried for a minute, and fails for some sagas.
+struct Brief(Fails);
+impl Step for Brief {
+    const NAME: &'static str = "brief";
+    type On = Asked;
+    type Emits = Nothing;
+    type Rejects = Never;
+    type CompensatedOn = Never;
+    fn retry(&self) -> Retry {
+        Retry::fixed(Duration::from_secs(1)).for_at_most(Duration::from_secs(60))
+    }
+}
+impl Local for Brief {
+    async fn run(&self, _: Asked, cx: &mut StepContext<'_>) -> StepResult<Self> {
+        if self.0.lock().unwrap()(cx.saga()) { retry("not now") } else { Ok(Nothing) }
+    }
+}
+
+/// What failed before the outage is due during it, and is not asked for: that is no time that its policy has had.
+#[tokio::test]
+async fn the_time_of_a_policy_stands_still_while_its_next_attempt_waits_for_the_step() {
+    let toy = Toy::new([]).await;
+    let fails: Fails = Arc::new(Mutex::new(Box::new(|_| true)));
+    let cast = Participant::new("toy").step(Brief(fails.clone()));
+    let source = toy.broker.source("other", &cast.listens_to());
+    let mut node =
+        Node::observed(cast, toy.store.clone(), source, toy.broker.sink(), Arc::new(Unseen), toy.clock.clone())
+            .unwrap();
+    for i in 0..100 {
+        toy.send(toy.saga(), Asked::TYPE, &format!("a{i}"));
+    }
+    while node.turn().await.unwrap() {}
+    for _ in 0..10 {
+        toy.clock.advance(Duration::from_secs(60));
+        while node.turn().await.unwrap() {}
+    }
+    let rows = toy.store.work(1_000).await.unwrap();
+    let early: Vec<_> = rows.iter().filter(|row| row.counted == 1 && row.attempts == 1).map(|row| row.saga).collect();
+    assert_eq!(early.len(), 4, "they failed before the breaker opened, and none of them has got the probe");
+
+    let unlucky = early[..2].to_vec();
+    *fails.lock().unwrap() = Box::new(move |saga| unlucky.contains(&saga));
+    toy.clock.advance(Duration::from_secs(60));
+    while node.turn().await.unwrap() {}
+    let rows = toy.store.work(1_000).await.unwrap();
+    let left: Vec<_> = rows.iter().map(|row| (row.saga, row.state, row.counted)).collect();
+    let expected: Vec<_> = early[..2].iter().map(|saga| (*saga, WorkState::Deferred, 2)).collect();
+    assert_eq!(left, expected, "a second failure after a second of trying makes nothing stuck");
+    // And its minute goes on from there.
+    for _ in 0..70 {
+        toy.clock.advance(Duration::from_secs(1));
+        while node.turn().await.unwrap() {}
+    }
+    let rows = toy.store.work(1_000).await.unwrap();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.state == WorkState::Stuck), "{rows:?}");
 }
 
 /// What a step cannot take is not read again and again: it costs the other steps nothing, however much of it there is.

@@ -126,6 +126,8 @@ async fn nothing_is_committed_after_a_rollback_that_a_step_did_not_notice() {
         let large = "x".repeat(1_000_000);
         let full = tx.conn().execute(insert, (saga.to_string(), large)).await;
         assert_full(&full.unwrap_err().to_string());
+        // Others read meanwhile, over other connections: theirs is another transaction.
+        toy.store.ledger(saga).await.unwrap();
         if writes_the_ledger {
             let outbox = vec![OutboxRow { id: Uuid::from_u128(1), message: message(), created_at: 0 }];
             tx.write(&Changes { outbox, ..Changes::default() }).await.unwrap_err();

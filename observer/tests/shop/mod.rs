@@ -41,6 +41,11 @@ const SHOP: &str = r#"[
       "shop.shipment.failed.v1": { "topic": "shipping", "writes": true } } }
 ]"#;
 
+/// What the three services would print.
+pub const fn manifests() -> &'static str {
+    SHOP
+}
+
 pub fn choreography() -> Choreography {
     Choreography::from(Manifest::read(SHOP).unwrap())
 }

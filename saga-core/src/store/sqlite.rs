@@ -327,7 +327,8 @@ fn safe(sql: &Arc<str>) -> AssertSqlSafe<Arc<str>> {
 /// (<https://www.sqlite.org/lang_transaction.html>, section 3.1). Then a step that swallows the error goes on outside any
 /// transaction, where each of its statements would commit by itself: so nothing is committed between a rollback and the next
 /// time that the connection is taken. And the driver goes on counting the transaction, which nothing can end any more: such a
-/// connection is closed (in memory, where that is the database, only a lack of memory leads here).
+/// connection is closed (in memory, where that is the database, only a lack of memory leads here). For a pool of one connection: what
+/// is remembered is the transaction of whoever has it.
 fn notices_lost_transactions(pool: SqlitePoolOptions) -> SqlitePoolOptions {
     let lost = Arc::new(AtomicBool::new(false));
     let taken = Arc::clone(&lost);
@@ -366,8 +367,8 @@ impl Sqlite {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false);
-        let pool = notices_lost_transactions(pool);
-        let one = pool.clone().max_connections(1);
+        // Of the writer only: whoever takes a reader meanwhile begins nothing anew.
+        let one = notices_lost_transactions(pool.clone().max_connections(1));
         let (writer, readers) = if url.contains(":memory:") || url.contains("mode=memory") {
             let only = one.connect_with(options).await.map_err(Error::database("connecting"))?;
             (only.clone(), only)
