@@ -18,8 +18,7 @@ use crate::{
 /// The topic that a node publishes its signals on unless it is told another one.
 pub const TOPIC: &str = "saga-signals";
 
-/// What a signal tells. Participants tell what is [`Stuck`](Tells::Stuck) and [`Impatient`](Tells::Impatient); the other words are
-/// understood by those who listen, and not told yet.
+/// What a signal tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tells {
