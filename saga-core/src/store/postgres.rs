@@ -172,7 +172,7 @@ impl Statements {
             $16::int8[], $17::text[], $18::text[], $19::text[], $20::text[]";
         let work_arrays = "$1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], \
             $8::int4[], $9::int8[], $10::bytea[], $11::text[], $12::bytea[], $13::int8[], $14::int8[], $15::uuid[], \
-            $16::text[], $17::int8[], $18::text[], $19::bool[], $20::int8[], $21::int8[]";
+            $16::text[], $17::int8[], $18::text[], $19::bool[], $20::int8[], $21::int8[], $22::int8[], $23::text[]";
         let discarded_arrays = "$1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int4[], $8::int8[], \
             $9::bytea[], $10::text[], $11::bytea[], $12::int8[], $13::text[], $14::int8[], $15::text[], $16::text[], \
             $17::text[], $18::int8[]";
