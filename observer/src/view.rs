@@ -149,25 +149,32 @@ impl<'m> Cast<'m> {
                 said.entry((participant, step)).or_default().insert(kind);
             }
         }
-        let told = |participant: &str, step: &str, direction: Direction, event: &EventId| {
-            let mut told = saga.told().map(|(_, told)| told);
-            told.find(|told| {
-                told.participant == participant
-                    && told.step == step
-                    && told.direction == direction
-                    && told.event.as_ref() == Some(event)
-            })
-        };
+        // Beside a reaction a late answer may need a person, too: what waits comes before what is settled.
+        let mut told = BTreeMap::<_, &Told>::new();
+        for (_, tells) in saga.told() {
+            let Some(event) = &tells.event else { continue };
+            let key = (tells.participant.as_str(), tells.step.as_str(), tells.direction, event);
+            let last = told.entry(key).or_insert(tells);
+            if (!tells.tells.is_final(), tells.seq) > (!last.tells.is_final(), last.seq) {
+                *last = tells;
+            }
+        }
         let mut waiting = Vec::new();
         for (_, id, seen) in saga.events() {
             for (step, direction) in self.hearers.get(seen.event_type.as_str()).into_iter().flatten() {
                 let hearer = self.flow.step(*step);
                 let (participant, name) = (hearer.participant, hearer.declared.step.as_str());
-                let told = told(participant, name, *direction, id);
-                if told.is_some_and(|told| told.tells.is_final()) || self.has_reacted(*step, *direction, &said) {
-                    continue;
-                }
-                if told.is_none() && self.reacts_in_silence(*step, *direction) {
+                let told = told.remove(&(participant, name, *direction, id));
+                let waits = match told {
+                    Some(told) if told.tells.is_final() => false,
+                    // Whatever the step said: a second trigger needs a person, too.
+                    Some(told) if told.tells == Tells::Stuck => true,
+                    told => {
+                        let silent = told.is_none() && self.reacts_in_silence(*step, *direction);
+                        !silent && !self.has_reacted(*step, *direction, &said)
+                    }
+                };
+                if !waits {
                     continue;
                 }
                 waiting.push(Awaited {
@@ -178,6 +185,22 @@ impl<'m> Cast<'m> {
                     event: id.clone(),
                     event_type: seen.event_type.clone(),
                     told: told.cloned(),
+                });
+            }
+        }
+        let types: BTreeMap<&EventId, &Seen> = saga.events().map(|(_, id, seen)| (id, seen)).collect();
+        // What no manifest knows of, or no event: a step that closes its call's key to say its no, a step of another version.
+        for ((participant, step, direction, event), told) in told {
+            if !told.tells.is_final() {
+                let seen = types.get(event);
+                waiting.push(Awaited {
+                    since: seen.map_or(told.at, |seen| seen.time),
+                    participant: participant.to_owned(),
+                    step: step.to_owned(),
+                    direction,
+                    event: event.clone(),
+                    event_type: seen.map(|seen| seen.event_type.clone()).unwrap_or_default(),
+                    told: Some(told.clone()),
                 });
             }
         }

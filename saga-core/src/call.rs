@@ -220,6 +220,7 @@ impl Fold<'_> {
                     attempts: 1,
                     counted: 0,
                     counted_from: since,
+                    told: 0,
                     since,
                     failures,
                     ..work

@@ -20,6 +20,7 @@ use crate::{
     error::Error,
     id::ReactionId,
     redrive::outcome,
+    signal::{self, Tells},
     step::Direction,
     store::{Changes, DiscardedRow, LedgerRow, Note, OutboxRow, Store, WorkRow, WorkState},
 };
@@ -110,12 +111,20 @@ pub async fn discard(
     let (ledger, waiting) = if saga.0.is_nil() { (Vec::new(), Vec::new()) } else { tx.read(&[saga]).await? };
     let horizon = tx.horizon().await?;
     let forgotten = saga.started_at().is_some_and(|at| at < horizon);
-    let saga = Saga { participant, ledger, waiting, forgotten };
     let now = clock.now();
+    let rows = if saga.0.is_nil() { vec![row.clone()] } else { waiting.clone() };
+    let saga = Saga { participant, ledger, waiting, forgotten };
     let (mut changes, discarded) = plan(what, now, row, saga)?;
     if let Some(message) = &discarded.emits {
         let (id, message) = (clock.time_ordered_uuid(), message.clone());
         changes.outbox.push(OutboxRow { id, message, created_at: now });
+    }
+    // The forwards of a step that is closed go with it.
+    for mut row in rows.into_iter().filter(|row| changes.work_done.contains(&row.id)) {
+        let (tells, why) =
+            if row.id == what.reaction { (Tells::Discarded, what.reason.trim()) } else { (Tells::Settled, "") };
+        let step = row.step.clone();
+        changes.outbox.extend(signal::of_row(tells, participant, &step, &mut row, why, clock));
     }
     if !what.dry_run {
         // A crash before the commit leaves everything as it was.

@@ -64,9 +64,9 @@ impl EventId {
 }
 
 impl EventId {
-    /// The id of a signal about a reaction.
-    pub(crate) fn of_signal(reaction: ReactionId, event_type: &str, attempts: u32) -> Self {
-        Self(derive(&["signal", &reaction.to_string(), event_type, &attempts.to_string()]).to_string())
+    /// The id of a signal about a reaction. Its place in their order makes it unique.
+    pub(crate) fn of_signal(reaction: ReactionId, event_type: &str, seq: i64) -> Self {
+        Self(derive(&["signal", &reaction.to_string(), event_type, &seq.to_string()]).to_string())
     }
 }
 

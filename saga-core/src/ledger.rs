@@ -23,6 +23,12 @@ impl LedgerRow {
         self.record_subject = subject.map(|(_, value)| value.clone());
     }
 
+    /// The event that the step was compensated on, as far as what was said of it tells.
+    pub(crate) fn closed_by(&self) -> Option<&str> {
+        let mut headers = self.compensation.iter().flat_map(|message| &message.headers);
+        headers.find(|(name, _)| name == "ce_causationid").map(|(_, value)| value.as_str())
+    }
+
     /// Whether a person has discarded this reaction of the row's step.
     pub(crate) fn has_discarded(&self, reaction: ReactionId) -> bool {
         self.notes.iter().any(|note| note.reaction == reaction)
@@ -55,6 +61,8 @@ struct WorkSlot {
     stored: bool,
     dirty: bool,
     gone: bool,
+    /// Its step was closed before it had run.
+    closed: bool,
 }
 
 impl SagaRows {
@@ -64,7 +72,7 @@ impl SagaRows {
 
     /// Rows come in the order of their `seq`.
     pub(crate) fn read_work(&mut self, row: WorkRow) {
-        self.work.push(WorkSlot { row, stored: true, dirty: false, gone: false });
+        self.work.push(WorkSlot { row, stored: true, dirty: false, gone: false, closed: false });
     }
 
     /// The name that this saga knows a step by, and that its rows, ids and keys carry: the one under which its first row was written.
@@ -124,10 +132,11 @@ impl SagaRows {
                 slot.row = row;
                 slot.dirty = true;
                 slot.gone = false;
+                slot.closed = false;
             }
             None => {
                 row.seq = self.work.last().map_or(1, |slot| slot.row.seq + 1);
-                self.work.push(WorkSlot { row, stored: false, dirty: true, gone: false });
+                self.work.push(WorkSlot { row, stored: false, dirty: true, gone: false, closed: false });
             }
         }
     }
@@ -141,8 +150,9 @@ impl SagaRows {
     /// The waiting forward of a step that is closed will never run. A second trigger stays for its person.
     pub(crate) fn remove_forwards_of(&mut self, step: &str) {
         for slot in &mut self.work {
-            if slot.row.step == step && slot.row.direction == Direction::Forward && slot.row.blocks {
+            if slot.row.step == step && slot.row.direction == Direction::Forward && slot.row.blocks && !slot.gone {
                 slot.gone = true;
+                slot.closed = true;
             }
         }
     }
@@ -159,6 +169,13 @@ impl SagaRows {
     /// The parked rows, in order.
     pub(crate) fn parked(&self) -> Vec<ReactionId> {
         self.waiting().filter(|row| row.state == WorkState::Parked).map(|row| row.id).collect()
+    }
+
+    /// The rows that go away, and of which somebody was told or will hear nothing else: those of a step that was closed before they
+    /// had run emit nothing.
+    pub(crate) fn settled(&self) -> impl Iterator<Item = WorkRow> {
+        let settled = self.work.iter().filter(|slot| slot.gone && (slot.row.told > 0 || slot.closed));
+        settled.map(|slot| slot.row.clone())
     }
 
     pub(crate) fn collect(self, changes: &mut Changes) {

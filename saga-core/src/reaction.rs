@@ -26,6 +26,7 @@ use crate::{
     observer::{Emission, Measure, Outcome, Phase, Reaction, ReactionSpan},
     participant::{Contract, Failure, Ran, StepKind, Wire, chain},
     pipeline::{Aborted, Arrival},
+    signal::Tells,
     step::{BoxError, Direction, StepContext},
     store::{Changes, Fault, LedgerRow, OutboxRow, Record, Tx, WorkRow, WorkState, fault},
     work::KnownFailure,
@@ -139,6 +140,7 @@ impl<'f> Fold<'f> {
             row.is_some_and(|row| row.state == WorkState::Calling && row.due_at == Some(call.lease_until))
         });
         for rows in std::mem::take(&mut self.sagas).into_values() {
+            self.tell_settled(rows.settled());
             rows.collect(&mut self.done.changes);
         }
         self.done
@@ -199,7 +201,10 @@ impl<'f> Fold<'f> {
         let state = state.filter(|state| *state != State::Void || !broken!(self.shared.harness, VoidForgotten));
         match verdict::forward(state, first == current.event.id || current.contract.first_trigger_wins) {
             verdict::Forward::Duplicate => Ok(self.absorb(current, Outcome::Duplicate)),
-            verdict::Forward::Late => Ok(self.absorb(current, Outcome::Late)),
+            verdict::Forward::Late => {
+                self.absorbed(current);
+                Ok(self.absorb(current, Outcome::Late))
+            }
             verdict::Forward::SecondTrigger => {
                 let reason = format!("second trigger: {name} was triggered by event {} before", clip(&first.0, 64));
                 Ok(self.stick(current, reason, false))
@@ -264,8 +269,11 @@ impl<'f> Fold<'f> {
         let state = state.filter(|state| *state != State::Calling || !broken!(self.shared.harness, CallingAsNone));
         let verdict = verdict::compensation(current.contract.kind.verdict_kind(), state, call);
         match verdict {
-            verdict::Compensation::Duplicate => return Ok(self.absorb(current, Outcome::Duplicate)),
-            verdict::Compensation::Late => return Ok(self.absorb(current, Outcome::Late)),
+            verdict::Compensation::Duplicate | verdict::Compensation::Late => {
+                self.absorbed(current);
+                let late = verdict == verdict::Compensation::Late;
+                return Ok(self.absorb(current, if late { Outcome::Late } else { Outcome::Duplicate }));
+            }
             verdict::Compensation::Wait => return Ok(self.park(current, lease)),
             _ => {}
         }
@@ -441,6 +449,25 @@ impl<'f> Fold<'f> {
             self.rows(current.event.saga).remove_work(current.id);
         }
         outcome
+    }
+
+    /// Tells that a reaction changes nothing, where no event would ever show that: when it is not the one that opened or closed its
+    /// step's row. That is a forward that comes after its compensation, a second compensation, one that meets a step which takes
+    /// itself back to say its no, and one that meets a gate that has passed.
+    ///
+    /// What opened or closed the row has shown itself by what it emitted, so of plain redeliveries, however many, nothing is told;
+    /// and the rule asks the row, not the order in which things came. A reaction that waited is told of when its row goes, and what a
+    /// person discarded was told then. Of a compensation that emits nothing, nobody waits to hear.
+    fn absorbed(&mut self, current: &Current<'_>) {
+        let Some(row) = self.rows(current.event.saga).ledger(current.name) else { return };
+        let event = &current.event.id;
+        let shown = row.trigger == *event || row.closed_by().is_some_and(|closed_by| closed_by == event.0);
+        let silent = current.direction == Direction::Compensation
+            && row.state != State::Done
+            && current.contract.compensated.is_empty();
+        if !shown && !silent && current.row.is_none() && !row.has_discarded(current.id) {
+            self.tell(Tells::Absorbed, current, None, "");
+        }
     }
 
     // ---- rows and spans ------------------------------------------------------------------------------------------------

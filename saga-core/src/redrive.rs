@@ -12,6 +12,7 @@ use crate::{
     envelope::{Envelope, Kind, Message},
     error::Error,
     id::{EventId, ReactionId, SagaId},
+    signal::{self, Tells},
     step::Direction,
     store::{Changes, LedgerRow, OutboxRow, Store, WorkRow, WorkState},
 };
@@ -37,9 +38,16 @@ pub async fn redrive(store: &Store, clock: &Clock, reactions: &[(ReactionId, Sag
         reason: String::new(),
         ..row
     };
+    // Whoever runs this is no node: the rows know where the participant's signals go.
+    let participant = store.participant();
     let waits = |row: &WorkRow| matches!(row.state, WorkState::Stuck | WorkState::Deferred) && is_reaction(row);
-    let work: Vec<WorkRow> = tx.work_rows(&ids).await?.into_iter().filter(waits).map(due).collect();
-    let changes = Changes { work, ..Changes::default() };
+    let mut work: Vec<WorkRow> = tx.work_rows(&ids).await?.into_iter().filter(waits).map(due).collect();
+    let told = work.iter_mut().filter_map(|row| {
+        let step = row.step.clone();
+        signal::of_row(Tells::Redriven, &participant, &step, row, "", clock)
+    });
+    let outbox = told.collect();
+    let changes = Changes { work, outbox, ..Changes::default() };
     // A crash before the commit leaves every row as it was; after it, all of them are due.
     tx.write(&changes).await?;
     tx.commit().await?;

@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Clock,
     envelope::{Envelope, TraceContext},
     id::{EventId, ReactionId, SagaId},
     step::Direction,
-    store::OutboxRow,
+    store::{OutboxRow, WorkRow},
 };
 
 /// The topic that a node publishes its signals on unless it is told another one.
 pub const TOPIC: &str = "saga-signals";
 
-/// What a signal tells. Participants tell what is [`Stuck`](Tells::Stuck) and [`Impatient`](Tells::Impatient); the other words are
-/// understood by those who listen, and not told yet.
+/// What a signal tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tells {
@@ -34,7 +34,7 @@ pub enum Tells {
     Redriven,
     /// A person has given a reaction up.
     Discarded,
-    /// A reaction changed nothing: a duplicate, or a forward after its compensation.
+    /// A reaction changed nothing, and no event would ever show it: see `Fold::absorbed`.
     Absorbed,
     /// A reaction that had been told of is settled.
     Settled,
@@ -94,6 +94,9 @@ pub struct Signal<'s> {
     pub event: Option<&'s EventId>,
     /// Attempts that were made.
     pub attempts: u32,
+    /// Grows with each signal of the reaction: the greatest is the last one, in whatever order they are read. By and large the time,
+    /// in milliseconds since the Unix epoch.
+    pub seq: i64,
     /// Where the event stood in the log.
     pub topic: &'s str,
     /// Its partition.
@@ -102,6 +105,45 @@ pub struct Signal<'s> {
     pub offset: i64,
     /// Why, cut to a bounded length.
     pub reason: &'s str,
+}
+
+impl WorkRow {
+    /// The place of the next signal about this reaction, which the row remembers: it grows although clocks may not agree.
+    pub(crate) fn next_told(&mut self, now: i64) -> i64 {
+        self.told = now.max(self.told.saturating_add(1));
+        self.told
+    }
+}
+
+/// Tells of a waiting reaction what its row knows, on the topic that the row names; `None` where its participant publishes no signals.
+pub(crate) fn of_row(
+    tells: Tells,
+    participant: &str,
+    step: &str,
+    row: &mut WorkRow,
+    reason: &str,
+    clock: &Clock,
+) -> Option<OutboxRow> {
+    let topic = row.told_on.clone()?;
+    let now = clock.now();
+    let seq = row.next_told(now);
+    let event = Envelope::decode(&row.delivery).ok();
+    let signal = Signal {
+        participant,
+        step,
+        direction: row.direction,
+        saga: row.saga,
+        reaction: row.id,
+        event: event.as_ref().map(|event| &event.id),
+        attempts: row.attempts,
+        seq,
+        topic: &row.delivery.topic,
+        partition: row.delivery.partition,
+        offset: row.delivery.offset,
+        reason,
+    };
+    let trace = event.as_ref().map(|event| event.trace.clone()).unwrap_or_default();
+    signal.row(tells, &topic, clock.time_ordered_uuid(), now, trace)
 }
 
 impl Signal<'_> {
@@ -115,7 +157,7 @@ impl Signal<'_> {
         trace: TraceContext,
     ) -> Option<OutboxRow> {
         let envelope = Envelope {
-            id: EventId::of_signal(self.reaction, tells.event_type(), self.attempts),
+            id: EventId::of_signal(self.reaction, tells.event_type(), self.seq),
             source: format!("/{}", self.participant),
             event_type: tells.event_type().to_owned(),
             time: Some(now),

@@ -17,7 +17,7 @@ use crate::{
     participant::{Failure, StepKind, chain},
     pipeline::{Aborted, Arrival},
     reaction::{Current, Fold},
-    signal::{Signal, Tells},
+    signal::{self, Signal, Tells},
     step::Direction,
     store::{FailedAttempt, KEPT_FAILURES, LedgerRow, WorkRow, WorkState},
     turn::Turn,
@@ -83,7 +83,8 @@ impl Fold<'_> {
         if self.absent.discarded.contains(&id) || self.absent.waiting.contains(&id) {
             return; // Delivered again: it waits, or a person has looked at it before.
         }
-        self.tell_malformed(id, delivery, &reason);
+        let told = self.now;
+        self.tell_malformed(id, delivery, &reason, told);
         self.done.changes.work.retain(|row| row.id != id);
         self.done.changes.work.push(WorkRow {
             id,
@@ -102,11 +103,13 @@ impl Fold<'_> {
             blocks: false,
             counted: 0,
             counted_from: self.now,
+            told,
+            told_on: self.told_on(),
         });
     }
 
     /// Says that a message is stuck: in the log, and by a signal.
-    fn tell_malformed(&mut self, id: ReactionId, delivery: &Delivery, reason: &str) {
+    fn tell_malformed(&mut self, id: ReactionId, delivery: &Delivery, reason: &str, seq: i64) {
         tracing::error!(
             participant = self.shared.participant.name(),
             topic = %delivery.topic,
@@ -123,6 +126,7 @@ impl Fold<'_> {
             reaction: id,
             event: None,
             attempts: 0,
+            seq,
             topic: &delivery.topic,
             partition: delivery.partition,
             offset: delivery.offset,
@@ -135,12 +139,13 @@ impl Fold<'_> {
     pub(crate) async fn again(&mut self, id: ReactionId, message: Arrival<'_>) -> Result<(), Aborted> {
         let now = self.now;
         let nobody = SagaId(Uuid::nil());
-        let Some(row) = self.rows(nobody).work(id).filter(|row| row.due_at.is_some_and(|due| due <= now)).cloned()
+        let Some(mut row) = self.rows(nobody).work(id).filter(|row| row.due_at.is_some_and(|due| due <= now)).cloned()
         else {
             return Ok(()); // Another instance was faster, or it was discarded.
         };
         if let Arrival::Malformed(delivery, reason) = message {
-            self.tell_malformed(id, delivery, &reason);
+            let seq = row.next_told(now);
+            self.tell_malformed(id, delivery, &reason, seq);
             let reason = clip(&reason, MAX_ERROR).to_owned();
             self.rows(nobody).put_work(WorkRow { state: WorkState::Stuck, due_at: None, reason, ..row });
             return Ok(());
@@ -254,6 +259,10 @@ impl Fold<'_> {
     pub(crate) fn park(&mut self, current: &Current<'_>, until: Option<i64>) -> Outcome {
         let mut row = self.work_row(current, WorkState::Parked);
         row.due_at = until;
+        // Once, and not of one that its step cannot take, which may go to and fro.
+        if current.row.as_ref().is_none_or(|row| row.state != WorkState::Parked && !row.is_held()) {
+            self.tell(Tells::Parked, current, Some(&mut row), "");
+        }
         self.rows(current.event.saga).put_work(row);
         Outcome::Parked
     }
@@ -285,13 +294,18 @@ impl Fold<'_> {
             reason,
             "a reaction is stuck: it needs a person"
         );
-        self.tell(Tells::Stuck, current, row.attempts, &reason);
+        self.tell(Tells::Stuck, current, Some(&mut row), &reason);
         self.rows(current.event.saga).put_work(row);
         Outcome::Stuck(reason)
     }
 
-    /// Writes a signal about a reaction, where the node publishes signals.
-    fn tell(&mut self, tells: Tells, current: &Current<'_>, attempts: u32, reason: &str) {
+    /// Writes a signal about a reaction, where the node publishes signals. Its row, if it has one, remembers which was the last; what
+    /// is told without a row is final.
+    pub(crate) fn tell(&mut self, tells: Tells, current: &Current<'_>, row: Option<&mut WorkRow>, reason: &str) {
+        if self.shared.signals.is_none() {
+            return;
+        }
+        let (attempts, seq) = row.map_or((0, self.now), |row| (row.attempts, row.next_told(self.now)));
         let signal = Signal {
             participant: self.shared.participant.name(),
             step: current.contract.name,
@@ -300,6 +314,7 @@ impl Fold<'_> {
             reaction: current.id,
             event: Some(&current.event.id),
             attempts,
+            seq,
             topic: &current.delivery.topic,
             partition: current.delivery.partition,
             offset: current.delivery.offset,
@@ -312,6 +327,23 @@ impl Fold<'_> {
         let Some(topic) = &self.shared.signals else { return };
         let id = self.shared.clock.time_ordered_uuid();
         self.done.changes.outbox.extend(signal.row(tells, topic, id, self.now, trace));
+    }
+
+    /// Tells that these waiting reactions, of which something was told or which nobody else will hear of, are settled.
+    pub(crate) fn tell_settled(&mut self, rows: impl Iterator<Item = WorkRow>) {
+        for mut row in rows {
+            row.told_on = self.told_on();
+            let contract = self.shared.contracts.iter().find(|contract| contract.names().any(|name| name == row.step));
+            // People are told the step's present name.
+            let step = contract.map_or(row.step.clone(), |contract| contract.name.to_owned());
+            let name = self.shared.participant.name();
+            let signal = signal::of_row(Tells::Settled, name, &step, &mut row, "", &self.shared.clock);
+            self.done.changes.outbox.extend(signal);
+        }
+    }
+
+    fn told_on(&self) -> Option<String> {
+        self.shared.signals.as_deref().map(ToOwned::to_owned)
     }
 
     /// May it go on now? With a turn, if it calls another system; otherwise `Err` says what it has to be held for.
@@ -371,7 +403,7 @@ impl Fold<'_> {
             Direction::Forward => step.retry(),
             Direction::Compensation => step.retry().unbounded(),
         };
-        self.impatient(current, &row, policy.declared_patience(), &failure);
+        let alarmed = self.impatient(current, &mut row, policy.declared_patience(), &failure);
         row.failures.push(FailedAttempt { at: self.now, attempt: row.attempts, error: failure.error.clone() });
         // The first one stays: it tells since when.
         let surplus = row.failures.len().saturating_sub(KEPT_FAILURES);
@@ -379,8 +411,12 @@ impl Fold<'_> {
         if failure.for_good {
             return self.stick(&current.with(Some(row)), failure.error, true);
         }
+        // The alarm tells of this failure, too.
+        let mut tells = !alarmed;
         let next = match self.blame(current) {
             breaker::Verdict::Opens(at) | breaker::Verdict::Excused(at) => {
+                // Every probe fails: the first time somebody hears of it.
+                tells &= row.told == 0;
                 row = row.held(self.now);
                 Some(at)
             }
@@ -407,6 +443,9 @@ impl Fold<'_> {
             "a reaction failed and will be tried again in {} ms",
             due - self.now
         );
+        if tells {
+            self.tell(Tells::Deferred, current, Some(&mut row), &failure.error);
+        }
         self.rows(current.event.saga).put_work(row);
         Outcome::Deferred(failure.error)
     }
@@ -429,11 +468,18 @@ impl Fold<'_> {
     }
 
     /// The first failure after the step's patience raises the alarm: told from the times of the failures before, so that no row has
-    /// to remember it. What a row waited before its first failure is nobody's failing.
-    fn impatient(&mut self, current: &Current<'_>, row: &WorkRow, patience: Duration, failure: &KnownFailure) {
-        let (Some(first), Some(last)) = (row.failures.first(), row.failures.last()) else { return };
+    /// to remember it. What a row waited before its first failure is nobody's failing. Returns whether it was told.
+    fn impatient(
+        &mut self,
+        current: &Current<'_>,
+        row: &mut WorkRow,
+        patience: Duration,
+        failure: &KnownFailure,
+    ) -> bool {
+        let (Some(first), Some(last)) = (row.failures.first(), row.failures.last()) else { return false };
         let (alarm, before) = (first.at.saturating_add(millis(patience)), last.at);
-        if before < alarm && alarm <= self.now {
+        let alarmed = before < alarm && alarm <= self.now;
+        if alarmed {
             tracing::error!(
                 participant = self.shared.participant.name(),
                 step = current.contract.name,
@@ -446,13 +492,14 @@ impl Fold<'_> {
             );
             let Current { direction, .. } = *current;
             self.measure(&Measure::PatienceExceeded { step: current.contract.name, direction });
-            self.tell(Tells::Impatient, current, row.attempts, &failure.error);
+            self.tell(Tells::Impatient, current, Some(row), &failure.error);
         }
+        alarmed
     }
 
     pub(crate) fn work_row(&self, current: &Current<'_>, state: WorkState) -> WorkRow {
         match &current.row {
-            Some(row) => WorkRow { state, ..row.clone() },
+            Some(row) => WorkRow { state, told_on: self.told_on(), ..row.clone() },
             None => WorkRow {
                 id: current.id,
                 saga: current.event.saga,
@@ -470,6 +517,8 @@ impl Fold<'_> {
                 blocks: true,
                 counted: 0,
                 counted_from: self.now,
+                told: 0,
+                told_on: self.told_on(),
             },
         }
     }

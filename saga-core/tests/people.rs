@@ -446,6 +446,8 @@ async fn a_message_that_was_no_event_is_read_again_by_a_binary_that_knows_better
         blocks: false,
         counted: 0,
         counted_from: 5,
+        told: 0,
+        told_on: None,
     };
     let work = vec![
         message(100, desk.headers(Greeted::TYPE, "g")),

@@ -234,6 +234,8 @@ fn work_row(id: u128, saga: SagaId) -> WorkRow {
         since: 0,
         counted: 0,
         counted_from: 0,
+        told: 0,
+        told_on: None,
         reason: String::new(),
         blocks: false,
     }
@@ -358,6 +360,8 @@ async fn a_work_row_keeps_every_field(bench: &Bench) {
         since: i64::MIN,
         counted: u32::MAX,
         counted_from: i64::MIN,
+        told: i64::MAX,
+        told_on: Some("signals.ü".to_owned()),
         reason: "no such \"customer\"".to_owned(),
         blocks: true,
         ..work_row(1, saga(1))

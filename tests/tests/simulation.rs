@@ -53,6 +53,7 @@ fn nothing_is_violated_and_everything_happens() {
         "ship-order compensation late",
         "place-order compensation compensated",
         "complete-order forward emitted",
+        "the observer misses what was settled",
     ];
     let missing: Vec<_> =
         crashes.chain(outcomes.map(str::to_owned)).filter(|what| !seen.contains(what.as_str())).collect();
@@ -115,6 +116,15 @@ fn a_second_line_of_defence_is_seen_when_the_first_is_gone() {
         let what = Play { rules: vec![Rule::BlindTransition], ..Play::sound(seed, 10) };
         assert_eq!(play(&what).unwrap().violation, None, "seed {seed}");
     }
+}
+
+/// The signals of what was absorbed are needed: without them some saga would wait for ever, as the observer sees it. That an event is
+/// kept from it is noticed in every run (I9).
+#[test]
+fn an_observer_that_is_not_told_what_was_absorbed_is_wrong() {
+    let misses = |seed| play(&Play::sound(seed, 20)).unwrap().seen.contains("the observer misses what was absorbed");
+    let seed = (0..SEEDS).find(|seed| misses(*seed));
+    assert!(seed.is_some(), "in {SEEDS} seeds nothing was absorbed that no event shows");
 }
 
 fn first(rules: &[Rule]) -> Option<(u64, saga_tests::simulation::Violation)> {

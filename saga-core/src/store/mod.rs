@@ -176,6 +176,10 @@ pub struct WorkRow {
     pub reason: String,
     /// True when later reactions of its saga wait behind it.
     pub blocks: bool,
+    /// The `seq` of the last signal about it; 0 when nothing was told.
+    pub told: i64,
+    /// The topic of its signals, for whoever has no node; `None` where its node published none.
+    pub told_on: Option<String>,
 }
 
 /// How many failed attempts a work row remembers: the first, which tells since when, and the last ones.
@@ -457,6 +461,12 @@ impl Store {
             Self::Postgres(store) => Self::Postgres(store.apart().await?),
             Self::Sqlite(store) => Self::Sqlite(store.clone()),
         })
+    }
+
+    /// The participant whose tables these are.
+    pub fn participant(&self) -> String {
+        // A participant's name holds no underscore, so this is its name again.
+        on!(Self, self, store => store.prefix()).replace('_', "-")
     }
 
     /// Creates or upgrades the tables. Safe to run at any time, also from several processes at once.

@@ -46,7 +46,7 @@ const MIGRATIONS: Migrations = &[(
         key bytea, headers text NOT NULL, body bytea NOT NULL,
         due_at bigint, attempts bigint NOT NULL, lease_owner uuid, failures text NOT NULL,
         since bigint NOT NULL, reason text NOT NULL, blocks boolean NOT NULL, counted bigint NOT NULL,
-        counted_from bigint NOT NULL
+        counted_from bigint NOT NULL, told bigint NOT NULL, told_on text
     ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
     CREATE INDEX {p}_work_due_at ON {p}_work (step, direction, due_at, id) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
@@ -172,7 +172,7 @@ impl Statements {
             $16::int8[], $17::text[], $18::text[], $19::text[], $20::text[]";
         let work_arrays = "$1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], \
             $8::int4[], $9::int8[], $10::bytea[], $11::text[], $12::bytea[], $13::int8[], $14::int8[], $15::uuid[], \
-            $16::text[], $17::int8[], $18::text[], $19::bool[], $20::int8[], $21::int8[]";
+            $16::text[], $17::int8[], $18::text[], $19::bool[], $20::int8[], $21::int8[], $22::int8[], $23::text[]";
         let discarded_arrays = "$1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int4[], $8::int8[], \
             $9::bytea[], $10::text[], $11::bytea[], $12::int8[], $13::text[], $14::int8[], $15::text[], $16::text[], \
             $17::text[], $18::int8[]";
@@ -310,6 +310,10 @@ async fn connect(options: PgConnectOptions) -> Result<PgPool, Error> {
 }
 
 impl Postgres {
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url).map_err(Error::database("reading its URL"))?.options(SETTINGS);
         let pool = connect(options).await?;
@@ -848,6 +852,8 @@ impl Tx {
             .bind(each(&rows, |row| row.blocks))
             .bind(each(&rows, |row| i64::from(row.counted)))
             .bind(each(&rows, |row| row.counted_from))
+            .bind(each(&rows, |row| row.told))
+            .bind(each(&rows, |row| row.told_on.as_deref()))
             .execute(&mut *self.tx)
             .await
             .map_err(Error::database("writing work rows"))?;

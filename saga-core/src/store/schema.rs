@@ -72,7 +72,7 @@ pub(super) const LEDGER: [&str; 20] = [
 ];
 
 /// The columns of a work row, in the order in which they are bound.
-pub(super) const WORK: [&str; 21] = [
+pub(super) const WORK: [&str; 23] = [
     "id",
     "saga",
     "step",
@@ -94,6 +94,8 @@ pub(super) const WORK: [&str; 21] = [
     "blocks",
     "counted",
     "counted_from",
+    "told",
+    "told_on",
 ];
 
 /// The columns of a discarded row, in the order in which they are bound.
@@ -218,6 +220,8 @@ pub(super) struct WorkCells<U> {
     blocks: bool,
     counted: i64,
     counted_from: i64,
+    told: i64,
+    told_on: Option<String>,
 }
 
 impl<U: Into<Uuid>> TryFrom<WorkCells<U>> for WorkRow {
@@ -255,6 +259,8 @@ impl<U: Into<Uuid>> TryFrom<WorkCells<U>> for WorkRow {
             blocks: cells.blocks,
             counted: count(TABLE, cells.counted)?,
             counted_from: cells.counted_from,
+            told: cells.told,
+            told_on: cells.told_on,
         })
     }
 }
@@ -309,6 +315,8 @@ impl<U: Into<Uuid>> TryFrom<DiscardedCells<U>> for DiscardedRow {
             blocks: false,
             counted: 0,
             counted_from: cells.since,
+            told: 0,
+            told_on: None,
         };
         Ok(Self { work: work.try_into()?, why, who, at })
     }

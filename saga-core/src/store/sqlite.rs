@@ -54,7 +54,7 @@ const MIGRATIONS: Migrations = &[(
         key BLOB, headers TEXT NOT NULL, body BLOB NOT NULL,
         due_at INTEGER, attempts INTEGER NOT NULL, lease_owner TEXT, failures TEXT NOT NULL,
         since INTEGER NOT NULL, reason TEXT NOT NULL, blocks INTEGER NOT NULL, counted INTEGER NOT NULL,
-        counted_from INTEGER NOT NULL
+        counted_from INTEGER NOT NULL, told INTEGER NOT NULL, told_on TEXT
     ) STRICT;
     CREATE INDEX {p}_work_due_at ON {p}_work (step, direction, due_at, id) WHERE due_at IS NOT NULL;
     CREATE INDEX {p}_work_saga ON {p}_work (saga);
@@ -351,6 +351,10 @@ fn notices_lost_transactions(pool: SqlitePoolOptions) -> SqlitePoolOptions {
 }
 
 impl Sqlite {
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) async fn connect(url: &str, prefix: String) -> Result<Self, Error> {
         let options = SqliteConnectOptions::from_str(url)
             .map_err(Error::database("reading its URL"))?
@@ -844,6 +848,8 @@ impl Tx {
                     .bind(row.blocks)
                     .bind(i64::from(row.counted))
                     .bind(row.counted_from)
+                    .bind(row.told)
+                    .bind(row.told_on.clone())
             })
             .await
             .map_err(Error::database("writing work rows"))?;

@@ -15,9 +15,9 @@ use super::world::World;
 
 /// What one order came to, everywhere.
 #[derive(Debug, Default)]
-struct Order {
-    saga: String,
-    state: String,
+pub(super) struct Order {
+    pub(super) saga: String,
+    pub(super) state: String,
     cents: i64,
     payment: Option<String>,
     shipments: usize,
@@ -67,7 +67,11 @@ impl World<'_> {
         }
         self.check_stock().await?;
         self.check_outboxes().await?;
-        self.check_work().await
+        self.check_work().await?;
+        if self.ether.state().violation.is_none() {
+            self.check_observer().await?;
+        }
+        Ok(())
     }
 
     /// I5.
@@ -124,7 +128,7 @@ impl World<'_> {
         Ok(())
     }
 
-    async fn orders(&self) -> Result<BTreeMap<String, Order>> {
+    pub(super) async fn orders(&self) -> Result<BTreeMap<String, Order>> {
         let mut orders = BTreeMap::<String, Order>::new();
         let placed =
             rows::<(String, String, String, i64)>(&self.stores["order"], "SELECT id, saga, state, cents FROM orders");

@@ -15,6 +15,7 @@ use saga_core::{
     clock::Clock,
     envelope::{Delivery, Envelope, Kind, Message},
     id::{EventId, SagaId},
+    signal::Tells,
     step::Direction,
     timeline::short,
     transport::{
@@ -181,7 +182,10 @@ impl Ether {
             *nth += 1;
             *nth
         };
-        self.check(&event);
+        // A signal is no event: no step emits it, and no participant hears it.
+        if Tells::of_type(&event.event_type).is_none() {
+            self.check(&event);
+        }
         let name = format!("{} of {} ({nth})", short(&event.event_type), event.saga);
         let lost = |reason: &str| Err(PublishError { permanent: false, reason: reason.to_owned() });
         if self.strikes(Fault::MessageLost, format_args!("{name}")).is_some() {

@@ -25,6 +25,7 @@ mod customer;
 mod ether;
 mod instance;
 mod moves;
+mod observed;
 mod schedule;
 mod traffic;
 mod waiting;

@@ -98,6 +98,10 @@ impl World<'_> {
         for name in PARTICIPANTS {
             self.look_at_work(name).await?;
         }
+        // What is told of that waits for the running participants.
+        for i in 0..self.instances.len() {
+            self.sweep_later(i);
+        }
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use saga_core::{
     harness::Harness,
     node::Node,
     retention::Retention,
+    signal,
     store::Store,
     transport::memory::{Faults, MemoryBroker},
 };
@@ -84,7 +85,8 @@ impl<'p> World<'p> {
             (chance.of_seed("forgets").is_multiple_of(3), !chance.of_seed("patient").is_multiple_of(3));
         let mut random = Random::new(chance.of_seed("turns"));
         let faults = Faults { seed: chance.of_seed("order of deliveries"), reorder: true, ..Faults::default() };
-        let broker = MemoryBroker::with_faults(&TOPICS.map(|topic| (topic, 3)), faults);
+        let topics: Vec<(&str, i32)> = TOPICS.map(|topic| (topic, 3)).into_iter().chain([(signal::TOPIC, 1)]).collect();
+        let broker = MemoryBroker::with_faults(&topics, faults);
         let clock = Clock::manual(BEGIN, chance.of_seed("ids"));
         let behaviour = Behaviour { forget_refusals: forgets, ..Behaviour::default() };
         let gateway = Gateway::open("sqlite::memory:", behaviour).await?;
@@ -296,7 +298,7 @@ impl<'p> World<'p> {
         let node = Node::observed(cast, store, Box::new(source), sink, reins, ether.clock.clone())?;
         node.check().await?;
         let retention = Retention::keep(KEEP).shorter_than_topics();
-        let parts = node.remembering(retention).with_harness(&harness).into_parts();
+        let parts = node.signalling(signal::TOPIC).remembering(retention).with_harness(&harness).into_parts();
         self.instances[i].alive = Some(Alive {
             settling: Some(parts.settling),
             publishing: Some(parts.publishing),
