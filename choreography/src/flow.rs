@@ -6,7 +6,7 @@
 //!
 //! The invariant: it holds what the manifests say, also where they contradict each other; judging is for the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use saga_core::{
@@ -79,6 +79,29 @@ pub enum Arrow {
     Emits,
     /// The forward says no by the event.
     Rejects,
+}
+
+/// What a step is to its saga (Garcia-Molina and Salem, "Sagas", 1987; the names are those of Richardson, "Microservices Patterns",
+/// 2018, section 4.3.2). Derived, never declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// It may say no, and so may a step after it: then it is taken back.
+    Compensatable,
+    /// The last on its way that may say no: once it is done, the saga completes.
+    Pivot,
+    /// It cannot say no, so it is tried until it is done.
+    Retriable,
+}
+
+impl Role {
+    /// The word that tables carry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Compensatable => "compensatable",
+            Role::Pivot => "pivot",
+            Role::Retriable => "retriable",
+        }
+    }
 }
 
 /// Who hears what and emits what.
@@ -193,6 +216,26 @@ impl<'m> Flow<'m> {
     /// Every event type by its id.
     pub fn event_ids(&self) -> impl Iterator<Item = EventId> + use<> {
         (0..self.events.len()).map(EventId)
+    }
+
+    /// What a step is to its saga: what cannot say no is retriable, and of those that can the last on each way is its pivot.
+    pub fn role(&self, id: StepId) -> Role {
+        if self.step(id).rejects.is_empty() {
+            return Role::Retriable;
+        }
+        // What follows when nobody says no.
+        let (mut next, mut seen) = (vec![id], BTreeSet::from([id]));
+        while let Some(step) = next.pop() {
+            for later in self.step(step).emits.iter().flat_map(|event| &self.event(*event).triggers) {
+                if seen.insert(*later) {
+                    if !self.step(*later).rejects.is_empty() {
+                        return Role::Compensatable;
+                    }
+                    next.push(*later);
+                }
+            }
+        }
+        Role::Pivot
     }
 
     /// Where a node stands in [`Flow::graph`]; `None` for a compensation that does not exist.

@@ -5,7 +5,6 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 use saga_choreography::{Choreography, draw::Path};
-use saga_core::manifest::to_table;
 
 use crate::manifests::Manifests;
 
@@ -77,7 +76,7 @@ impl DrawCommand {
             }
             Format::Dot => choreography.to_dot(),
             Format::Svg => choreography.to_svg(),
-            Format::Table => to_table(&choreography.manifests),
+            Format::Table => choreography.to_table(),
             Format::Asyncapi => serde_json::to_string_pretty(&choreography.to_asyncapi())? + "\n",
         };
         match &self.output {

@@ -273,20 +273,21 @@ impl DeclaredRetry {
     }
 }
 
-/// A Markdown table with one row per step: the choreography canvas.
+/// A Markdown table with one row per step, and what each declares.
 pub fn to_table(manifests: &[Manifest]) -> String {
+    to_table_with(manifests, None)
+}
+
+/// What is said of each step besides what it declares: the title of the column, and its text by participant and step.
+pub type Column<'c> = (&'c str, &'c dyn Fn(&str, &str) -> String);
+
+/// The same, with another column behind the steps' kinds.
+pub fn to_table_with(manifests: &[Manifest], more: Option<Column<'_>>) -> String {
     let mut table = Table::new();
-    table.load_style(ASCII_MARKDOWN).set_header([
-        "participant",
-        "step",
-        "kind",
-        "trigger",
-        "emits",
-        "rejects",
-        "compensated on",
-        "compensated",
-        "retry",
-    ]);
+    let titles = ["trigger", "emits", "rejects", "compensated on", "compensated", "retry"];
+    let more_title = more.map(|(title, _)| title);
+    let titles = ["participant", "step", "kind"].into_iter().chain(more_title).chain(titles);
+    table.load_style(ASCII_MARKDOWN).set_header(titles);
     for manifest in manifests {
         let names = |types: &[String]| {
             let ending = |name: &String| manifest.events.get(name).and_then(|event| event.ending);
@@ -297,10 +298,9 @@ pub fn to_table(manifests: &[Manifest]) -> String {
             types.iter().map(name).collect::<Vec<_>>().join(", ")
         };
         for step in &manifest.steps {
-            table.add_row([
-                cell(&manifest.participant),
-                cell(&step.step),
-                step.kind.as_str().to_owned(),
+            let mut row = vec![cell(&manifest.participant), cell(&step.step), step.kind.as_str().to_owned()];
+            row.extend(more.map(|(_, said)| cell(&said(&manifest.participant, &step.step))));
+            row.extend([
                 names(&step.on),
                 names(&step.emits),
                 names(&step.rejects),
@@ -308,6 +308,7 @@ pub fn to_table(manifests: &[Manifest]) -> String {
                 names(&step.compensated),
                 step.retry.describe(),
             ]);
+            table.add_row(row);
         }
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()

@@ -25,10 +25,7 @@ fn three_descriptions_are_the_readme() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let (_, section) = readme.split_once("<!-- choreography -->\n").unwrap();
     let (section, _) = section.split_once("<!-- /choreography -->").unwrap();
-    assert_eq!(
-        section,
-        format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), manifest::to_table(&choreography.manifests))
-    );
+    assert_eq!(section, format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), choreography.to_table()));
 }
 
 #[test]

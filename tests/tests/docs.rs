@@ -7,7 +7,6 @@ use saga_choreography::Choreography;
 use saga_core::{
     Manifest,
     harness::{Point, Rule},
-    manifest,
 };
 use saga_services::{gateway::GatewayClient, order, payment, shipping};
 
@@ -19,8 +18,7 @@ fn samples() -> Choreography {
 #[test]
 fn the_readme_shows_the_choreography_of_the_samples() {
     let choreography = samples();
-    let shown =
-        format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), manifest::to_table(&choreography.manifests));
+    let shown = format!("```mermaid\n{}```\n\n{}", choreography.to_mermaid(), choreography.to_table());
     generated("README.md", "choreography", &shown);
 }
 
@@ -33,7 +31,7 @@ fn the_samples_are_drawn_in_every_format() {
     generated("docs/pictures.md", "mermaid", &format!("```mermaid\n{}```\n", choreography.to_mermaid()));
     generated("docs/pictures.md", "sequence", &choreography.to_sequences().unwrap());
     generated("docs/pictures.md", "dot", &format!("```dot\n{}```\n", choreography.to_dot()));
-    generated("docs/pictures.md", "table", &manifest::to_table(&choreography.manifests));
+    generated("docs/pictures.md", "table", &choreography.to_table());
 }
 
 #[test]

@@ -73,7 +73,6 @@ impl Choreography {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use saga_core::manifest::to_table;
 
     use crate::draw::examples::{assert_escaped, small};
 
@@ -102,6 +101,6 @@ mod tests {
     #[test]
     fn names_break_nothing() {
         assert_escaped(|choreography| choreography.to_mermaid(), &['{', '<', '>', '|', '%']);
-        assert_escaped(|choreography| to_table(&choreography.manifests).replace("\\|", ""), &['|', '<']);
+        assert_escaped(|choreography| choreography.to_table().replace("\\|", ""), &['|', '<']);
     }
 }

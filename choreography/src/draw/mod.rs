@@ -10,6 +10,7 @@ mod layout;
 mod mermaid;
 mod sequence;
 mod svg;
+mod table;
 mod text;
 mod tracks;
 
