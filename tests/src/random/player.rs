@@ -303,7 +303,9 @@ impl Plays {
         while self.parts.publishing.turn().await {}
         // Where nobody calls and nobody fails, nothing waits.
         let due = if self.waits { store.work_next_due().await? } else { None };
-        self.due = due.map(|due| ((due - BEGIN).max(0).unsigned_abs()).div_ceil(SLOT.as_millis() as u64));
+        // What is due and not asked for is held by its step; a node looks again at its next tick.
+        let slot = |due: i64| ((due - BEGIN).max(0).unsigned_abs()).div_ceil(SLOT.as_millis() as u64);
+        self.due = due.map(|due| slot(due).max(now + 1));
         Ok(())
     }
 }
