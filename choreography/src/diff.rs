@@ -13,39 +13,11 @@ use std::{collections::BTreeMap, fmt};
 use saga_core::{Manifest, manifest::DeclaredStep};
 use serde::Serialize;
 
-use crate::{Choreography, finding::Severity};
-
-macro_rules! codes {
-    ($($(#[$meta:meta])* $variant:ident $code:literal $severity:ident $title:literal,)+) => {
-        /// What kind of change it is. A code keeps its meaning for ever.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum ChangeCode {
-            $($(#[$meta])* $variant,)+
-        }
-
-        impl ChangeCode {
-            /// Every code, in their order.
-            pub const ALL: &'static [ChangeCode] = &[$(ChangeCode::$variant),+];
-
-            /// Such as `SD003`.
-            pub const fn name(self) -> &'static str {
-                match self { $(ChangeCode::$variant => $code),+ }
-            }
-
-            /// What it says, in one line.
-            pub const fn title(self) -> &'static str {
-                match self { $(ChangeCode::$variant => $title),+ }
-            }
-
-            /// An error is unsafe; a warning is worth a thought.
-            pub const fn severity(self) -> Severity {
-                match self { $(ChangeCode::$variant => Severity::$severity),+ }
-            }
-        }
-    };
-}
+use crate::{Choreography, codes::codes, finding::Severity};
 
 codes! {
+    /// What kind of change it is. A code keeps its meaning for ever.
+    ChangeCode,
     /// A new version cannot read what is written.
     Unreadable "SD001" Error "an event cannot be read by the new version of one who hears it",
     /// An event is somewhere else.
@@ -74,18 +46,6 @@ codes! {
     GroupChanged "SD013" Warning "a participant's consumer group is another",
     /// No order of deployment is safe.
     NoOrder "SD014" Error "no order of deployment is safe",
-}
-
-impl fmt::Display for ChangeCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl Serialize for ChangeCode {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
 }
 
 /// One thing that the change does to what runs; the same shape as a [`Finding`](crate::Finding).

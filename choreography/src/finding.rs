@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::codes::codes;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -14,37 +16,9 @@ pub enum Severity {
     Error,
 }
 
-macro_rules! codes {
-    ($($(#[$meta:meta])* $variant:ident $code:literal $severity:ident $title:literal,)+) => {
-        /// What kind of finding it is. A code keeps its meaning for ever.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Code {
-            $($(#[$meta])* $variant,)+
-        }
-
-        impl Code {
-            /// Every code, in their order.
-            pub const ALL: &'static [Code] = &[$(Code::$variant),+];
-
-            /// Such as `SG007`.
-            pub const fn name(self) -> &'static str {
-                match self { $(Code::$variant => $code),+ }
-            }
-
-            /// What it says, in one line.
-            pub const fn title(self) -> &'static str {
-                match self { $(Code::$variant => $title),+ }
-            }
-
-            /// How bad it is unless the caller says otherwise.
-            pub const fn severity(self) -> Severity {
-                match self { $(Code::$variant => Severity::$severity),+ }
-            }
-        }
-    };
-}
-
 codes! {
+    /// What kind of finding it is. A code keeps its meaning for ever.
+    Code,
     /// An event is heard that nobody publishes.
     Unpublished "SG001" Error "an event is heard, but nobody publishes it",
     /// An event is published that nobody hears, and that ends nothing.
@@ -99,18 +73,6 @@ impl Code {
     /// The code that is called `name`, such as `SG007`; upper and lower case are the same.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.name().eq_ignore_ascii_case(name))
-    }
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl Serialize for Code {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
     }
 }
 

@@ -25,6 +25,7 @@
 //! assert!(findings.is_empty(), "{findings}");
 //! ```
 
+mod codes;
 pub mod diff;
 pub mod draw;
 pub mod explain;

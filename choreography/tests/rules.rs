@@ -158,20 +158,7 @@ fn made_up(dice: &[Dice], request: bool, joined: bool) -> Choreography {
 }
 
 fn step(name: &str, kind: StepKind) -> DeclaredStep {
-    DeclaredStep {
-        step: name.to_owned(),
-        kind,
-        on: vec![],
-        emits: vec![],
-        rejects: vec![],
-        compensated_on: vec![],
-        compensated: vec![],
-        joins: vec![],
-        formerly: vec![],
-        first_trigger_wins: false,
-        retry: Default::default(),
-        timeout_ms: 1000,
-    }
+    DeclaredStep { timeout_ms: 1_000, ..DeclaredStep::new(name, kind) }
 }
 
 /// One change of a sound choreography, in numbers taken modulo what there is.

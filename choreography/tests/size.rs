@@ -19,20 +19,7 @@ const SERVICES_OF_A_LEG: usize = 7;
 const STEPS: usize = 6;
 
 fn step(name: String, kind: StepKind) -> DeclaredStep {
-    DeclaredStep {
-        step: name,
-        kind,
-        on: vec![],
-        emits: vec![],
-        rejects: vec![],
-        compensated_on: vec![],
-        compensated: vec![],
-        joins: vec![],
-        first_trigger_wins: false,
-        formerly: vec![],
-        retry: Default::default(),
-        timeout_ms: 1000,
-    }
+    DeclaredStep { timeout_ms: 1_000, ..DeclaredStep::new(&name, kind) }
 }
 
 fn manifest(participant: String, steps: Vec<DeclaredStep>) -> Manifest {

@@ -4,10 +4,9 @@
 //! it again, which changes nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::pin,
-    sync::Arc,
     time::Duration,
 };
 
@@ -71,7 +70,7 @@ pub async fn run(
                 () = sleep(wait) => wait = (wait * 2).min(PROBE),
             }
         }
-        if let Err(error) = source.settled(&positions(&deliveries)) {
+        if let Err(error) = source.settled(&Position::behind(&deliveries)) {
             break Err(Error::from(error));
         }
     };
@@ -134,15 +133,4 @@ fn signal(tells: Tells, event: &Envelope) -> Option<Saga> {
         at: event.time,
     };
     Some(Saga::of_signal(body.reaction, told))
-}
-
-/// Behind the last of each partition.
-fn positions(deliveries: &[Delivery]) -> Vec<Position> {
-    let mut ends = HashMap::<(Arc<str>, i32, u64), i64>::new();
-    for delivery in deliveries {
-        let end = ends.entry((delivery.topic.clone(), delivery.partition, delivery.epoch)).or_default();
-        *end = (*end).max(delivery.offset + 1);
-    }
-    let position = |((topic, partition, epoch), next)| Position { topic, partition, next, epoch };
-    ends.into_iter().map(position).collect()
 }

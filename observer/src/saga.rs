@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use saga_core::{
-    envelope::{Envelope, Kind, TraceContext},
+    envelope::{Envelope, Kind, TraceContext, trace_id},
     event::Ending,
     id::{EventId, ReactionId, SagaId},
     signal::Tells,
@@ -201,10 +201,9 @@ impl Saga {
 }
 
 impl Seen {
-    /// The trace that it belongs to (W3C Trace Context, `traceparent`, second field).
+    /// The trace that it belongs to.
     pub fn trace_id(&self) -> Option<&str> {
-        let id = self.traceparent.as_deref()?.split('-').nth(1)?;
-        Some(id).filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+        trace_id(self.traceparent.as_deref()?)
     }
 
     /// The same event, sent twice: a step that ran again before it committed may have sent it with another time or trace.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use saga_choreography::Choreography;
 use saga_core::{
@@ -71,14 +71,7 @@ impl ObserveCommand {
     }
 
     fn kafka(&self, store: &Store) -> anyhow::Result<KafkaConfig> {
-        let mut extra = Vec::new();
-        for pair in &self.kafka_config {
-            // Its message does not repeat the value, which may be a password.
-            let Some((key, value)) = pair.split_once('=') else {
-                bail!("a Kafka setting is not of the form KEY=VALUE")
-            };
-            extra.push((key.trim().to_owned(), value.trim().to_owned()));
-        }
+        let extra = self.kafka_config.iter().map(|pair| KafkaConfig::setting(pair)).collect::<Result<_, _>>()?;
         Ok(KafkaConfig { brokers: self.brokers.clone(), group: store.group(), extra })
     }
 }

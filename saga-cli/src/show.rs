@@ -6,6 +6,7 @@ use anyhow::bail;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use saga_core::{
     clock::Clock,
+    envelope::trace_id,
     id::ReactionId,
     store::{WorkRow, WorkState},
 };
@@ -93,11 +94,10 @@ pub(crate) async fn show(participants: &[Participant], reaction: ReactionId, jso
     Ok(ExitCode::SUCCESS)
 }
 
-/// The trace that the message belongs to (W3C Trace Context, `traceparent`: version, trace id, parent id, flags).
+/// The trace that the message belongs to.
 fn trace(row: &WorkRow) -> Option<String> {
     let (_, value) = row.delivery.headers.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("traceparent"))?;
-    let trace = std::str::from_utf8(value).ok()?.split('-').nth(1)?;
-    (trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| trace.to_owned())
+    trace_id(std::str::from_utf8(value).ok()?).map(ToOwned::to_owned)
 }
 
 pub(crate) fn failures(row: &WorkRow) -> Value {

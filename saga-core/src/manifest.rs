@@ -248,6 +248,24 @@ impl From<&Contract> for DeclaredStep {
 }
 
 impl DeclaredStep {
+    /// A step that hears and says nothing yet, retried and timed as by default.
+    pub fn new(name: &str, kind: StepKind) -> Self {
+        Self {
+            step: name.to_owned(),
+            kind,
+            on: Vec::new(),
+            emits: Vec::new(),
+            rejects: Vec::new(),
+            compensated_on: Vec::new(),
+            compensated: Vec::new(),
+            joins: Vec::new(),
+            first_trigger_wins: false,
+            formerly: Vec::new(),
+            retry: DeclaredRetry::default(),
+            timeout_ms: default_timeout(),
+        }
+    }
+
     /// The types of every event that it may publish; one that it publishes in several ways comes several times.
     pub fn published(&self) -> impl Iterator<Item = &String> {
         self.emits.iter().chain(&self.rejects).chain(&self.compensated)

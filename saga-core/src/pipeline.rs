@@ -326,21 +326,12 @@ impl<'i> Arrival<'i> {
     }
 }
 
-/// Every delivery of a settled batch is settled, and batches follow each other: so the highest offset per partition is the end of
-/// a contiguous prefix.
+/// Every delivery of a settled batch is settled, and batches follow each other.
 pub(crate) fn positions(items: &[Item]) -> Vec<Position> {
-    let mut positions: Vec<Position> = Vec::new();
-    for item in items {
-        let Item::Delivery(d) = item else { continue };
-        let next = d.offset + 1;
-        match positions.iter_mut().find(|p| p.partition == d.partition && p.topic == d.topic && p.epoch == d.epoch) {
-            Some(position) => position.next = position.next.max(next),
-            None => {
-                positions.push(Position { topic: d.topic.clone(), partition: d.partition, next, epoch: d.epoch });
-            }
-        }
-    }
-    positions
+    Position::behind(items.iter().filter_map(|item| match item {
+        Item::Delivery(delivery) => Some(delivery),
+        _ => None,
+    }))
 }
 
 impl Settled {

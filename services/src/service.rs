@@ -5,7 +5,7 @@
 
 use std::{fmt, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use axum::{Router, http::StatusCode, routing::get};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use saga_core::{
@@ -122,6 +122,7 @@ struct Options {
     group: Option<String>,
     /// A setting of the Kafka client, such as security.protocol=SASL_SSL; may be repeated, or separated by commas.
     /// For passwords, use the environment
+    // Not parsed here: the message of a parser would repeat the value.
     #[arg(
         long,
         env = "SAGA_KAFKA_CONFIG",
@@ -157,14 +158,6 @@ enum Log {
     Json,
 }
 
-/// Not a parser of the option: its message would repeat the value, which may be a password.
-fn setting(pair: &str) -> anyhow::Result<(String, String)> {
-    match pair.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => bail!("a Kafka setting is not of the form KEY=VALUE"),
-    }
-}
-
 fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "expected 0 to 1".to_owned())
 }
@@ -178,7 +171,7 @@ impl Options {
         Ok(KafkaConfig {
             brokers: self.brokers.clone(),
             group: self.group.clone().unwrap_or_else(|| name.to_owned()),
-            extra: self.kafka_config.iter().map(|pair| setting(pair)).collect::<Result<_, _>>()?,
+            extra: self.kafka_config.iter().map(|pair| KafkaConfig::setting(pair)).collect::<Result<_, _>>()?,
         })
     }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use saga_core::{
     event::Ending,
-    manifest::{DeclaredEvent, DeclaredRetry, DeclaredStep, FORMAT, KEY, Manifest},
+    manifest::{DeclaredEvent, DeclaredStep, FORMAT, KEY, Manifest},
     participant::StepKind,
 };
 
@@ -28,20 +28,7 @@ pub(crate) fn cast(text: &str) -> Vec<Manifest> {
         };
         let kinds = [StepKind::Start, StepKind::Request, StepKind::Local, StepKind::External, StepKind::Gate];
         let kind = kinds.into_iter().find(|it| it.as_str() == kind).unwrap_or_else(|| panic!("no kind in {line:?}"));
-        let mut declared = DeclaredStep {
-            step: step.to_owned(),
-            kind,
-            on: vec![],
-            emits: vec![],
-            rejects: vec![],
-            compensated_on: vec![],
-            compensated: vec![],
-            joins: vec![],
-            first_trigger_wins: false,
-            formerly: vec![],
-            retry: DeclaredRetry::default(),
-            timeout_ms: 1_000,
-        };
+        let mut declared = DeclaredStep { timeout_ms: 1_000, ..DeclaredStep::new(step, kind) };
         while let Some(word) = words.next() {
             let list = match word {
                 "first" => {

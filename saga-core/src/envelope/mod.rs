@@ -46,6 +46,12 @@ pub struct TraceContext {
     pub tracestate: Option<String>,
 }
 
+/// The trace that a `traceparent` names (W3C Trace Context, section 3.2.2: version, trace id, parent id, flags).
+pub fn trace_id(traceparent: &str) -> Option<&str> {
+    let id = traceparent.split('-').nth(1)?;
+    Some(id).filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 impl TraceContext {
     /// Without what is too long or no text: a trace may be cut, an event may not be lost for it (W3C Trace Context, section
     /// 3.3.1.5). The state means nothing without its parent (the same, processing model).

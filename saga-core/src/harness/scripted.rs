@@ -257,21 +257,7 @@ mod tests {
     }
 
     fn step(name: &str, kind: StepKind) -> DeclaredStep {
-        let none = Vec::new;
-        DeclaredStep {
-            step: name.to_owned(),
-            formerly: none(),
-            kind,
-            on: none(),
-            emits: none(),
-            rejects: none(),
-            compensated_on: none(),
-            compensated: none(),
-            joins: none(),
-            first_trigger_wins: false,
-            retry: DeclaredRetry::default(),
-            timeout_ms: 1_000,
-        }
+        DeclaredStep { timeout_ms: 1_000, ..DeclaredStep::new(name, kind) }
     }
 
     #[test]

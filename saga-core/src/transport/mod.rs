@@ -43,6 +43,23 @@ pub struct Position {
     pub epoch: u64,
 }
 
+impl Position {
+    /// Behind all of these deliveries. Where batches follow each other and each is settled whole, the highest offset per partition is
+    /// the end of a contiguous prefix.
+    pub fn behind<'d>(deliveries: impl IntoIterator<Item = &'d Delivery>) -> Vec<Self> {
+        let mut positions: Vec<Self> = Vec::new();
+        for d in deliveries {
+            let next = d.offset + 1;
+            match positions.iter_mut().find(|p| p.partition == d.partition && p.topic == d.topic && p.epoch == d.epoch)
+            {
+                Some(position) => position.next = position.next.max(next),
+                None => positions.push(Self { topic: d.topic.clone(), partition: d.partition, next, epoch: d.epoch }),
+            }
+        }
+        positions
+    }
+}
+
 /// Whether deliveries can come at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceStatus {
@@ -139,6 +156,9 @@ pub struct PublishError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
+    /// What should be a setting of the client is none; it is not shown, because it may be a password.
+    #[error("a Kafka setting is not of the form KEY=VALUE")]
+    NoSetting,
     /// A setting is refused, and why.
     #[error("the setting {name} is refused: {reason}")]
     Setting {

@@ -35,20 +35,10 @@ pub(super) fn event(participant: usize, step: &str, outcome: &str) -> String {
 
 /// A step that declares nothing yet.
 pub(super) fn step(name: &str, kind: StepKind) -> DeclaredStep {
-    let none = Vec::new;
     DeclaredStep {
-        step: name.to_owned(),
-        formerly: none(),
-        kind,
-        on: none(),
-        emits: none(),
-        rejects: none(),
-        compensated_on: none(),
-        compensated: none(),
-        joins: none(),
-        first_trigger_wins: false,
         retry: DeclaredRetry::from(&Retry::fixed(Duration::from_secs(2)).forever()),
         timeout_ms: TIMEOUT.as_millis() as u64,
+        ..DeclaredStep::new(name, kind)
     }
 }
 

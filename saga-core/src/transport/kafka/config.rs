@@ -21,6 +21,14 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
+    /// One of the [`extra`](Self::extra) settings, as people write it: `KEY=VALUE`. The error repeats nothing, as it may be a password.
+    pub fn setting(pair: &str) -> Result<(String, String), TransportError> {
+        match pair.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+            _ => Err(TransportError::NoSetting),
+        }
+    }
+
     /// The settings of one kind of client: ours, and what users add, as far as that kind knows it.
     pub(super) fn client(&self, kind: Kind) -> Result<ClientConfig, TransportError> {
         if self.brokers.trim().is_empty() {
