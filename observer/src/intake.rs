@@ -47,19 +47,27 @@ pub async fn run(
     mut source: Box<dyn Source>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
+    let result = fold(store, cast, source.as_mut(), shutdown).await;
+    let closed = source.close().await;
+    result?;
+    Ok(closed?)
+}
+
+async fn fold(
+    store: &Store,
+    cast: &Cast<'_>,
+    source: &mut dyn Source,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
     let mut shutdown = pin!(shutdown);
-    let result = loop {
+    loop {
         let deliveries = tokio::select! {
-            () = &mut shutdown => break Ok(()),
-            deliveries = source.receive(BATCH) => deliveries,
+            () = &mut shutdown => return Ok(()),
+            deliveries = source.receive(BATCH) => deliveries?,
         };
-        let deliveries = match deliveries {
-            Ok(deliveries) => deliveries,
-            Err(error) => break Err(Error::from(error)),
-        };
-        let seen = seen(&deliveries);
         let mut wait = PROBE / 8;
-        while let Err(error) = store.fold(seen.clone(), cast).await {
+        // Read anew for each probe: while the database is there, nothing is copied.
+        while let Err(error) = store.fold(seen(&deliveries), cast).await {
             let Error::Database { .. } = error else { return Err(error) };
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -70,12 +78,8 @@ pub async fn run(
                 () = sleep(wait) => wait = (wait * 2).min(PROBE),
             }
         }
-        if let Err(error) = source.settled(&Position::behind(&deliveries)) {
-            break Err(Error::from(error));
-        }
-    };
-    source.close().await?;
-    result
+        source.settled(&Position::behind(&deliveries))?;
+    }
 }
 
 /// What these messages say, by saga. A message that says nothing about any saga is passed over.
