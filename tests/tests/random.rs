@@ -2,8 +2,9 @@
 //! a kind of bad end that was not found. `SAGA_RANDOM=N` plays N of them.
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
+use saga_choreography::explore::OF_RUNS;
 use saga_core::harness::Rule;
-use saga_tests::random::{OF_RUNS, Trials};
+use saga_tests::random::Trials;
 
 /// How many choreographies are played unless the variable says otherwise.
 const CHOREOGRAPHIES: u64 = 2_000;

@@ -48,6 +48,16 @@ impl Default for Bounds {
     }
 }
 
+/// What can be wrong with the end of a run.
+pub const OF_RUNS: [Code; 6] = [
+    Code::Uncompensated,
+    Code::NoGate,
+    Code::NoEnding,
+    Code::TwoEndings,
+    Code::SecondTrigger,
+    Code::CompensatedThoughCompleted,
+];
+
 /// What no exploration looks at, whatever its bounds: one line each, for reports.
 pub const NOT_MODELLED: &[&str] = &[
     "failures that are tried again, outages, crashes, expired leases: they are delays, and an event may be delayed for any time",

@@ -21,4 +21,4 @@ pub use generator::choreography;
 pub use judge::{Bad, judge};
 pub use player::{How, Left, Player};
 pub use trial::{Disagreement, Figures, Trials};
-pub use verdict::{OF_RUNS, Verdict};
+pub use verdict::Verdict;

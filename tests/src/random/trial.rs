@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use saga_choreography::Code;
+use saga_choreography::{Code, explore::OF_RUNS};
 use saga_core::{Manifest, Participant, harness::Rule, timeline::Timeline};
 
-use super::{Bad, How, Left, Player, Verdict, choreography, judge, verdict::OF_RUNS};
+use super::{Bad, How, Left, Player, Verdict, choreography, judge};
 
 /// What is tried.
 #[derive(Debug, Clone)]

@@ -4,20 +4,10 @@ use std::collections::BTreeSet;
 
 use saga_choreography::{
     Choreography, Code, Finding, Severity,
-    explore::{Bounds, explore},
+    explore::{Bounds, OF_RUNS, explore},
     rules,
 };
 use saga_core::Manifest;
-
-/// What only a run shows. Everything else the rules find without one.
-pub const OF_RUNS: [Code; 6] = [
-    Code::Uncompensated,
-    Code::NoGate,
-    Code::NoEnding,
-    Code::TwoEndings,
-    Code::SecondTrigger,
-    Code::CompensatedThoughCompleted,
-];
 
 /// How much is explored of one choreography. Random ones are small; where this is not enough, nobody calls them sound.
 const STATES: usize = 40_000;
